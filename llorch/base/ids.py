@@ -1,0 +1,46 @@
+"""Names of things: one NewType per kind of id, the rule each must match, and how a fresh one is minted."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import uuid
+from typing import NewType
+
+JobId = NewType("JobId", str)
+WorkerId = NewType("WorkerId", str)
+ModelId = NewType("ModelId", str)
+PoolId = NewType("PoolId", str)
+SessionId = NewType("SessionId", str)
+TenantId = NewType("TenantId", str)
+
+DEFAULT_TENANT = TenantId("default")
+
+MODEL_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+WORKER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+CORRELATION_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
+SEED_MAX = 2**64 - 1
+
+
+def new_job_id() -> JobId:
+    """A fresh `job-<uuid4>`."""
+    return JobId(f"job-{uuid.uuid4()}")
+
+
+def new_worker_id(backend: str) -> WorkerId:
+    """A fresh `worker-<backend>-<hex>`."""
+    return WorkerId(f"worker-{backend}-{secrets.token_hex(4)}")
+
+
+def new_seed() -> int:
+    """A fresh sampling seed, uint64 but below 2**53 so that every JSON reader keeps it exact."""
+    return secrets.randbits(53)
+
+
+def correlation_id(offered: str | None) -> str:
+    """The caller's X-Correlation-Id when it is well formed, else a fresh one."""
+    if offered is not None and CORRELATION_ID.fullmatch(offered):
+        return offered
+    return str(uuid.uuid4())

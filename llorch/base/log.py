@@ -1,0 +1,64 @@
+"""One log line per fact, on stderr, as text or JSON; the correlation id of the current request rides along."""
+
+from __future__ import annotations
+
+import contextvars
+import json
+import logging
+import sys
+from enum import Enum
+from typing import Any
+
+correlation: contextvars.ContextVar[str | None] = contextvars.ContextVar("correlation", default=None)
+
+
+class LogFormat(Enum):
+    TEXT = "text"
+    JSON = "json"
+
+
+class _Text(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        fields = "".join(f" {k}={v}" for k, v in _fields(record).items())
+        return f"{self.formatTime(record)} {record.levelname.lower()} {record.name} {record.getMessage()}{fields}"
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "at": self.formatTime(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_fields(record),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    fields: dict[str, Any] = dict(getattr(record, "fields", None) or {})
+    if (cid := correlation.get()) is not None:
+        fields.setdefault("correlation_id", cid)
+    return fields
+
+
+def set_up(level: str = "info", form: LogFormat = LogFormat.TEXT) -> None:
+    """Send the logs of this process to stderr; call once, from a role's main."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Json() if form is LogFormat.JSON else _Text())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+
+
+def get(name: str) -> logging.Logger:
+    """The logger of one module."""
+    return logging.getLogger(name)
+
+
+def event(logger: logging.Logger, message: str, level: int = logging.INFO, **fields: object) -> None:
+    """Log `message` with named fields; never pass prompts, keys or tokens."""
+    if logger.isEnabledFor(level):
+        logger.log(level, message, extra={"fields": fields})

@@ -1,0 +1,123 @@
+"""Server-sent events: frames out, frames in. Frames carry one JSON object with "type"; see `spec/http.md`.
+
+`FrameSplitter` cuts a byte stream into whole frames without parsing them (the relay's hot path);
+`EventReader` also parses (clients). Ids are derived, never counted: queued 0, started 1, token i -> i + 2, end last + 1.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from llorch.base.errors import WorkerError
+
+FRAME_SIZE_MAX = 1 << 20
+PING = b": ping\n\n"
+ID_QUEUED = 0
+ID_STARTED = 1
+ID_FIRST_TOKEN = 2
+HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",
+}
+
+# A quote inside a JSON string is always escaped, so these can only match real keys.
+_TYPE = re.compile(rb'"type":\s*"([a-z_]+)"')
+_INDEX = re.compile(rb'"i":\s*(\d+)')
+
+
+class BadFrame(WorkerError):
+    """The stream holds a frame that is too large or not JSON."""
+
+    code = "INFERENCE_FAILED"
+
+
+def encode(event: dict[str, Any], event_id: int | None = None) -> bytes:
+    """One frame: optional `id:` line, `data:` with compact JSON, blank line."""
+    data = b"data: " + json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode("utf-8") + b"\n\n"
+    return data if event_id is None else b"id: %d\n" % event_id + data
+
+
+def with_id(frame: bytes, event_id: int) -> bytes:
+    """A frame read from a worker, with the derived id put in front."""
+    return b"id: %d\n" % event_id + frame
+
+
+def frame_type(frame: bytes) -> str | None:
+    """The "type" of a frame without parsing its JSON; None for comments."""
+    if not frame.startswith(b"data:"):
+        return None
+    match = _TYPE.search(frame)
+    return match.group(1).decode("ascii") if match else None
+
+
+def token_index(frame: bytes) -> int | None:
+    """The "i" of a token frame without parsing its JSON."""
+    match = _INDEX.search(frame)
+    return int(match.group(1)) if match else None
+
+
+def payload(frame: bytes) -> dict[str, Any]:
+    """The parsed JSON object of a frame (with or without `id:`). Raises BadFrame."""
+    data = b"\n".join(line[5:].lstrip(b" ") for line in frame.split(b"\n") if line.startswith(b"data:"))
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        raise BadFrame("the stream holds a frame that is not JSON") from None
+    if not isinstance(value, dict):
+        raise BadFrame("the stream holds a frame that is not a JSON object")
+    return value
+
+
+class FrameSplitter:
+    """Cuts bytes as they come into whole frames (each ends with a blank line, CRLF accepted)."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The frames completed by `data`, each normalised to end in `\\n\\n`. Raises BadFrame over 1 MiB."""
+        rest = self._rest + data
+        if b"\r" in rest:
+            # A CR at the very end may be half of a CRLF: keep it until the next byte is known.
+            held = b"\r" if rest.endswith(b"\r") else b""
+            rest = rest[: len(rest) - len(held)].replace(b"\r\n", b"\n").replace(b"\r", b"\n") + held
+        *frames, self._rest = rest.split(b"\n\n")
+        if len(self._rest) > FRAME_SIZE_MAX:
+            raise BadFrame("the stream holds a frame of more than 1 MiB")
+        return [frame.lstrip(b"\n") + b"\n\n" for frame in frames if frame.strip(b"\n")]
+
+    @property
+    def pending(self) -> bytes:
+        """Bytes of a frame that is not complete yet."""
+        return self._rest
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One parsed event and its id (None when the frame has none)."""
+
+    id: int | None
+    data: dict[str, Any]
+
+
+class EventReader:
+    """Bytes in, parsed events out; comments are skipped."""
+
+    def __init__(self) -> None:
+        self._splitter = FrameSplitter()
+
+    def feed(self, data: bytes) -> Iterator[Event]:
+        """The events completed by `data`. Raises BadFrame."""
+        for frame in self._splitter.feed(data):
+            if b"data:" not in frame:
+                continue
+            event_id = None
+            for line in frame.split(b"\n"):
+                if line.startswith(b"id:") and line[3:].strip().isdigit():
+                    event_id = int(line[3:])
+            yield Event(event_id, payload(frame))
