@@ -10,7 +10,7 @@ from llorch.base import ids
 from llorch.wire.fields import Fields
 from llorch.wire.messages import Message, read_prompt_or_messages
 from llorch.wire.sampling import SAMPLING_FIELDS, Sampling, read_sampling
-from llorch.wire.tasks import MAX_TOKENS_DEFAULT, MAX_TOKENS_MAX
+from llorch.wire.tasks import MAX_TOKENS_MAX
 
 DEADLINE_HEADER = "X-Deadline"
 CORRELATION_HEADER = "X-Correlation-Id"

@@ -1,0 +1,1 @@
+"""The orchestrator's brain. Pure: no I/O, no clock, no randomness."""

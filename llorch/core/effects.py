@@ -1,0 +1,166 @@
+"""What the brain wants done, in the imperative. Frozen values, carried out by the driver in the order given.
+
+The driver commits all Persist effects of a turn in one transaction before anything else of that turn leaves the
+process; the only exception is a Dispatch with `early` set, whose request may overlap the commit (no byte of its
+answer reaches the client before the commit).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from llorch.base.ids import JobId, PoolId, WorkerId
+from llorch.core.job import Ending, JobRecord
+from llorch.core.worker import WorkerRecord
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerForgotten:
+    worker_id: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class PoolRecord:
+    pool_id: PoolId
+    draining: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PoolDropped:
+    pool_id: PoolId
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One line of `explain`: what was decided about a job, and why. `reasons` maps a candidate to its refusal."""
+
+    job_id: JobId
+    at: float
+    kind: str
+    chosen: str | None
+    reasons: tuple[tuple[str, str], ...] = ()
+    note: str = ""
+
+
+Record = JobRecord | WorkerRecord | WorkerForgotten | PoolRecord | PoolDropped | Decision
+
+
+@dataclass(frozen=True, slots=True)
+class Persist:
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """Answer the client: the job is in. The commit comes first."""
+
+    job_id: JobId
+    queue_position: int
+    eta_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """Answer the client with an earlier job of the same idempotency key."""
+
+    job_id: JobId
+    of: JobId
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Answer the client: the job is not taken. `code` is one of base.errors."""
+
+    job_id: JobId
+    code: str
+    message: str
+    retry_after_s: float | None = None
+    details: dict[str, object] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CountTokens:
+    """Ask this worker's /tokenize about the job's prompt; answer with TokensCounted."""
+
+    job_id: JobId
+    worker_id: WorkerId
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """Send the job to this worker, resuming from whatever the segment holds. `deadline_at` is a `now` value."""
+
+    job_id: JobId
+    attempt: int
+    worker_id: WorkerId
+    url: str
+    early: bool
+    first_token_timeout_s: float
+    stall_timeout_s: float
+    deadline_at: float | None
+
+
+class CancelCause(Enum):
+    CLIENT = "client"
+    TIMEOUT = "timeout"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAttempt:
+    """Stop relaying this attempt and tell the worker to free its slot (best effort for a lost worker)."""
+
+    job_id: JobId
+    attempt: int
+    worker_id: WorkerId
+    url: str
+    cause: CancelCause
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Close the job's stream with its one terminal event, made from `ending`."""
+
+    job_id: JobId
+    ending: Ending
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """Tell attached clients the job's new place in the queue."""
+
+    job_id: JobId
+    queue_position: int
+    eta_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class DrainWorker:
+    worker_id: WorkerId
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Put a question to the policy script; `hook` is one of the seven, `view` is plain data."""
+
+    ask_id: int
+    hook: str
+    view: dict[str, object]
+
+
+Effect = (
+    Persist
+    | Accept
+    | Duplicate
+    | Refuse
+    | CountTokens
+    | Dispatch
+    | CancelAttempt
+    | Finish
+    | Announce
+    | DrainWorker
+    | Ask
+)

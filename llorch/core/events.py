@@ -1,0 +1,164 @@
+"""What can happen to the brain, in the past tense. Frozen values; the shell makes them, `Brain.decide` eats them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llorch.base.ids import JobId, PoolId, WorkerId
+from llorch.core.job import Failure, JobRecord, JobSpec, Result
+from llorch.core.worker import Load, WorkerRecord, WorkerSpec
+
+
+@dataclass(frozen=True, slots=True)
+class JobSubmitted:
+    spec: JobSpec
+
+
+@dataclass(frozen=True, slots=True)
+class TokensCounted:
+    """Answer to CountTokens; `prompt_tokens` None: the worker could not say, dispatch will check."""
+
+    job_id: JobId
+    prompt_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequested:
+    """By the client's wish (a cancel call)."""
+
+    job_id: JobId
+
+
+@dataclass(frozen=True, slots=True)
+class ClientDisconnected:
+    """The connection that carried the POST of an attached job is gone."""
+
+    job_id: JobId
+
+
+@dataclass(frozen=True, slots=True)
+class ClientAttached:
+    """Somebody reads this job's events (again)."""
+
+    job_id: JobId
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptStarted:
+    """The worker accepted the attempt and sent `started`."""
+
+    job_id: JobId
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class FirstTokenSeen:
+    """The first token frame of this attempt passed the relay."""
+
+    job_id: JobId
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptEnded:
+    """The worker sent `end`."""
+
+    job_id: JobId
+    attempt: int
+    result: Result
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptFailed:
+    """The attempt is over without `end`; `frames_relayed` counts the job's token frames over all attempts."""
+
+    job_id: JobId
+    attempt: int
+    failure: Failure
+    frames_relayed: int
+    tokens_relayed: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerAnnounced:
+    spec: WorkerSpec
+
+
+@dataclass(frozen=True, slots=True)
+class HeartbeatReceived:
+    worker_id: WorkerId
+    load: Load
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerDrainRequested:
+    worker_id: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerForgetRequested:
+    worker_id: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class PoolRegistered:
+    """A host that may run workers; placement refuses draining pools."""
+
+    pool_id: PoolId
+    draining: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PoolForgotten:
+    pool_id: PoolId
+
+
+@dataclass(frozen=True, slots=True)
+class DrainStarted:
+    """orchestratord itself takes no new jobs; running ones finish."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimePassed:
+    """Nothing but time: leases, deadlines, back-offs, ageing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restarted:
+    """The stored state at start: live jobs in order of acceptance, known workers (all to re-announce), pools."""
+
+    jobs: tuple[JobRecord, ...]
+    workers: tuple[WorkerRecord, ...]
+    pools: tuple[PoolRegistered, ...]
+    frames_relayed: dict[JobId, int]
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyAnswered:
+    """A policy script's answer to Ask; re-validated against the state of this moment."""
+
+    ask_id: int
+    answer: object
+
+
+Event = (
+    JobSubmitted
+    | TokensCounted
+    | CancelRequested
+    | ClientDisconnected
+    | ClientAttached
+    | AttemptStarted
+    | FirstTokenSeen
+    | AttemptEnded
+    | AttemptFailed
+    | WorkerAnnounced
+    | HeartbeatReceived
+    | WorkerDrainRequested
+    | WorkerForgetRequested
+    | PoolRegistered
+    | PoolForgotten
+    | DrainStarted
+    | TimePassed
+    | Restarted
+    | PolicyAnswered
+)
