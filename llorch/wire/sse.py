@@ -1,7 +1,8 @@
 """Server-sent events: frames out, frames in. Frames carry one JSON object with "type"; see `spec/http.md`.
 
 `FrameSplitter` cuts a byte stream into whole frames without parsing them (the relay's hot path);
-`EventReader` also parses (clients). Ids are derived, never counted: queued 0, started 1, token i has i + 2, end last + 1.
+`EventReader` also parses (clients). Ids are derived, never counted: queued 0, started 1, token i -> i + 2, the
+terminal event last + 1.
 """
 
 from __future__ import annotations
