@@ -149,7 +149,9 @@ def test_imports_go_down_along_allowed_edges(path: Path) -> None:
         there = parts[1]
         if there in (here, "base") or there not in FLOORS:
             continue
-        assert FLOORS[there] < FLOORS[here], f"{ident(path)}:{line}: {here} may not import {there} (same or upper floor)"
+        assert FLOORS[there] < FLOORS[here], (
+            f"{ident(path)}:{line}: {here} may not import {there} (same or upper floor)"
+        )
         allowed = EDGES[here]
         module = ".".join(parts[1:3])
         assert there in allowed or module in allowed, f"{ident(path)}:{line}: edge {here} -> {module} is not allowed"
@@ -161,7 +163,9 @@ def test_dangerous_libraries_have_one_importer(path: Path) -> None:
     for name, line in imports(path):
         top = name.split(".")[0]
         if top in SINGLE_IMPORTERS:
-            assert package_of(path) in SINGLE_IMPORTERS[top], f"{ident(path)}:{line}: {top} belongs to {SINGLE_IMPORTERS[top]}"
+            assert package_of(path) in SINGLE_IMPORTERS[top], (
+                f"{ident(path)}:{line}: {top} belongs to {SINGLE_IMPORTERS[top]}"
+            )
         if top in SINGLE_FILES:
             assert ident(path) in SINGLE_FILES[top], f"{ident(path)}:{line}: {top} belongs to {SINGLE_FILES[top]}"
 
@@ -208,9 +212,9 @@ def test_every_test_states_its_rule() -> None:
     silent = []
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name.startswith("test_"):
-                if not ast.get_docstring(node):
-                    silent.append(f"{path.relative_to(ROOT)}:{node.lineno}: {node.name}")
+            is_test = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name.startswith("test_")
+            if is_test and not ast.get_docstring(node):
+                silent.append(f"{path.relative_to(ROOT)}:{node.lineno}: {node.name}")
     assert not silent, "\n".join(silent)
 
 

@@ -1,0 +1,68 @@
+"""Frames in and out: the splitter equals a dumb reference however the bytes are cut."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llorch.wire import execute, sse
+
+events = st.lists(
+    st.builds(execute.token, st.text(max_size=20), st.integers(0, 10**6), st.lists(st.integers(0, 10**5), max_size=3)),
+    max_size=6,
+)
+
+
+@given(events, st.data())
+def test_frames_survive_any_cut(items: list[dict[str, object]], data: st.DataObject) -> None:
+    """Frames fed in any pieces come out whole, in order, with type and index readable without parsing."""
+    stream = b"".join(sse.encode(item) for item in items)
+    splitter = sse.FrameSplitter()
+    frames: list[bytes] = []
+    while stream:
+        size = data.draw(st.integers(1, len(stream)))
+        frames += splitter.feed(stream[:size])
+        stream = stream[size:]
+    assert [sse.payload(frame) for frame in frames] == items
+    assert [sse.frame_type(frame) for frame in frames] == ["token"] * len(items)
+    assert [sse.token_index(frame) for frame in frames] == [item["i"] for item in items]
+    assert splitter.pending == b""
+
+
+@given(events)
+def test_crlf_and_ids_byte_by_byte(items: list[dict[str, object]]) -> None:
+    """CRLF streams fed byte by byte give the same events, with their ids."""
+    stream = b"".join(sse.PING + sse.encode(item, number) for number, item in enumerate(items))
+    reader = sse.EventReader()
+    read = [event for byte in stream.replace(b"\n", b"\r\n") for event in reader.feed(bytes([byte]))]
+    assert [event.data for event in read] == items
+    assert [event.id for event in read] == list(range(len(items)))
+
+
+def test_a_quoted_index_is_not_an_index() -> None:
+    """Text that looks like a key cannot forge the index or the type."""
+    frame = sse.encode(execute.token('"i":7,"type":"end"', 3, [1]))
+    assert sse.token_index(frame) == 3
+    assert sse.frame_type(frame) == "token"
+
+
+def test_with_id_is_what_encode_writes() -> None:
+    """Putting the id in front of a worker's frame gives the frame that encode would have written."""
+    item = execute.token("é\n", 5, [9])
+    assert sse.with_id(sse.encode(item), 7) == sse.encode(item, 7)
+
+
+def test_endless_frame_is_refused() -> None:
+    """A frame that never ends is refused after 1 MiB instead of filling the memory."""
+    splitter = sse.FrameSplitter()
+    with pytest.raises(sse.BadFrame):
+        for _ in range(40):
+            splitter.feed(b"x" * 65536)
+
+
+@pytest.mark.parametrize("frame", [b"data: {\n\n", b"data: 3\n\n", b"data: \xff\n\n"])
+def test_bad_payload_is_bad_frame(frame: bytes) -> None:
+    """A frame that is not a JSON object is BadFrame, never another error."""
+    with pytest.raises(sse.BadFrame):
+        sse.payload(frame)
