@@ -1,0 +1,192 @@
+"""The asyncio client over aiohttp: the same calls, answers and resume rules as the blocking one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from random import Random
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+
+from llorch.base.errors import LlorchError, Unreachable
+from llorch.client import answers, calls, endpoint
+from llorch.client.answers import Accepted, Answer
+from llorch.client.events import InferenceEvent
+from llorch.client.request import InferenceRequest
+from llorch.client.resume import Resume
+from llorch.client.sync import OnClose
+
+_ANSWER = aiohttp.ClientTimeout(total=endpoint.ANSWER_TIMEOUT_S, connect=endpoint.CONNECT_TIMEOUT_S)
+_STREAM = aiohttp.ClientTimeout(
+    total=None, connect=endpoint.CONNECT_TIMEOUT_S, sock_read=endpoint.STREAM_IDLE_TIMEOUT_S
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AsyncJobHandle:
+    """An accepted job: what the 202 said, and what can be done with it."""
+
+    accepted: Accepted
+    client: AsyncClient
+
+    @property
+    def job_id(self) -> str:
+        """The id that orchestratord gave."""
+        return self.accepted.job_id
+
+    def events(self) -> AsyncGenerator[InferenceEvent, None]:
+        """All events from the first one; closing leaves the job alone."""
+        return self.client.follow(self.job_id)
+
+    async def record(self) -> dict[str, Any]:
+        """The job's record now."""
+        return await self.client.job(self.job_id)
+
+    async def cancel(self) -> dict[str, Any]:
+        """Ask for the end of the job; idempotent."""
+        return await self.client.cancel(self.job_id)
+
+
+class AsyncClient:
+    """Talks to one orchestratord; use it as `async with AsyncClient(url) as client`."""
+
+    def __init__(self, url: str = endpoint.DEFAULT_URL, *, key: str | None = None, rng: Random | None = None) -> None:
+        """`key` defaults to LLORCH_API_KEY; `rng` jitters the back-off."""
+        self.endpoint = endpoint.parse(url, key if key is not None else endpoint.read_key(os.environ))
+        self._rng = rng or Random()
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        self._open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            tls = self.endpoint.tls()
+            connector = aiohttp.TCPConnector(limit=0, ssl=tls if tls is not None else True)
+            self._session = aiohttp.ClientSession(connector=connector)
+        return self._session
+
+    @asynccontextmanager
+    async def _response(
+        self, call: calls.Call, timeout: aiohttp.ClientTimeout
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        where = self.endpoint
+        try:
+            async with self._open().request(
+                call.method,
+                f"{where.url}{call.path}",
+                data=call.body,
+                headers={**where.headers(), **call.headers},
+                timeout=timeout,
+                allow_redirects=False,
+            ) as response:
+                yield response
+        except (aiohttp.ClientError, OSError, TimeoutError) as failure:
+            raise answers.unreachable(where.url, str(failure) or type(failure).__name__) from None
+
+    @staticmethod
+    async def _read(response: aiohttp.ClientResponse) -> Answer:
+        body = bytearray()
+        async for data in response.content.iter_any():
+            body += data
+            if len(body) > answers.ANSWER_SIZE_MAX:
+                raise LlorchError("the answer is too large")
+        return Answer(response.status, {k.lower(): v for k, v in response.headers.items()}, bytes(body))
+
+    async def _fetch(self, call: calls.Call) -> Answer:
+        async with self._response(call, _ANSWER) as response:
+            return await self._read(response)
+
+    async def _object(self, call: calls.Call) -> dict[str, Any]:
+        return answers.json_object(await self._fetch(call))
+
+    async def enqueue(self, request: InferenceRequest) -> AsyncJobHandle:
+        """Submit a job and return at once."""
+        return AsyncJobHandle(answers.accepted(await self._fetch(calls.submit(request))), self)
+
+    async def stream(self, request: InferenceRequest) -> AsyncGenerator[InferenceEvent, None]:
+        """Submit a job at the first step and follow it to its end; closing the iterator early cancels the job."""
+        handle = await self.enqueue(request)
+        events = self.follow(handle.job_id, on_close=OnClose.CANCEL)
+        try:
+            async for event in events:
+                yield event
+        finally:
+            await events.aclose()
+
+    async def follow(self, job_id: str, *, on_close: OnClose = OnClose.LEAVE) -> AsyncGenerator[InferenceEvent, None]:
+        """The events of a job from its first one, across dropped connections and restarts of orchestratord."""
+        resume = Resume(job_id, self._rng)
+        try:
+            while not resume.finished:
+                connection = self._connection(resume)
+                try:
+                    async for event in connection:
+                        yield event
+                except LlorchError as reason:
+                    await asyncio.sleep(resume.dropped(reason))
+                finally:
+                    await connection.aclose()
+        finally:
+            if not resume.finished and on_close is OnClose.CANCEL:
+                with suppress(LlorchError):
+                    await self.cancel(job_id)
+
+    async def _connection(self, resume: Resume) -> AsyncGenerator[InferenceEvent, None]:
+        resume.connected()
+        async with self._response(calls.events(resume.job_id, resume.last_event_id), _STREAM) as response:
+            if response.status != 200:
+                raise answers.error(await self._read(response))
+            async for data in response.content.iter_any():
+                for event in resume.feed(data):
+                    yield event
+                if resume.finished:
+                    return
+        raise Unreachable(f"{self.endpoint.url} ended the stream early")
+
+    async def cancel(self, job_id: str) -> dict[str, Any]:
+        """Ask for the end of a job; idempotent."""
+        return await self._object(calls.cancel(job_id))
+
+    async def job(self, job_id: str) -> dict[str, Any]:
+        """One job's record."""
+        return await self._object(calls.job(job_id))
+
+    async def jobs(
+        self, *, status: str | None = None, limit: int | None = None, after: str | None = None
+    ) -> dict[str, Any]:
+        """`{"tasks": [...], "next": ...}`, newest first; `after` continues behind a page's `next`."""
+        return await self._object(calls.jobs(status, limit, after))
+
+    async def explain(self, job_id: str) -> dict[str, Any]:
+        """Every decision taken on a job."""
+        return await self._object(calls.explain(job_id))
+
+    async def health(self) -> dict[str, Any]:
+        """Counts and state of the cluster."""
+        return await self._object(calls.health())
+
+    async def workers(self) -> dict[str, Any]:
+        """The workers orchestratord knows."""
+        return await self._object(calls.workers())
+
+    async def models(self) -> dict[str, Any]:
+        """What can be served."""
+        return await self._object(calls.models())

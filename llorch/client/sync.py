@@ -1,0 +1,152 @@
+"""The blocking client: no asyncio, so that a CLI starts fast; one connection per call, so that threads may share it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Generator, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum
+from random import Random
+from typing import Any, Self
+
+from llorch.base.errors import LlorchError, Unreachable
+from llorch.client import answers, calls, endpoint, http
+from llorch.client.answers import Accepted
+from llorch.client.events import InferenceEvent
+from llorch.client.request import InferenceRequest
+from llorch.client.resume import Resume
+
+
+class OnClose(Enum):
+    """What closing a stream before its end means for the job."""
+
+    CANCEL = "cancel"
+    LEAVE = "leave"
+
+
+class EventStream(Iterator[InferenceEvent]):
+    """The events of one job, ending after its terminal event; closing it early cancels the job unless told to leave it.
+
+    Use it as an iterator, or `with` it to be sure that leaving the block closes it.
+    """
+
+    def __init__(self, job_id: str, events: Generator[InferenceEvent, None, None]) -> None:
+        self.job_id = job_id
+        self._events = events
+
+    def __next__(self) -> InferenceEvent:
+        return next(self._events)
+
+    def close(self) -> None:
+        """Stop following; idempotent."""
+        self._events.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class JobHandle:
+    """An accepted job: what the 202 said, and what can be done with it."""
+
+    accepted: Accepted
+    client: Client
+
+    @property
+    def job_id(self) -> str:
+        """The id that orchestratord gave."""
+        return self.accepted.job_id
+
+    def events(self) -> EventStream:
+        """All events from the first one; closing leaves the job alone."""
+        return self.client.follow(self.job_id)
+
+    def record(self) -> dict[str, Any]:
+        """The job's record now."""
+        return self.client.job(self.job_id)
+
+    def cancel(self) -> dict[str, Any]:
+        """Ask for the end of the job; idempotent."""
+        return self.client.cancel(self.job_id)
+
+
+class Client:
+    """Talks to one orchestratord. Every method raises LlorchError classes; Unreachable names the URL."""
+
+    def __init__(self, url: str = endpoint.DEFAULT_URL, *, key: str | None = None, rng: Random | None = None) -> None:
+        """`key` defaults to LLORCH_API_KEY; `rng` jitters the back-off."""
+        self.endpoint = endpoint.parse(url, key if key is not None else endpoint.read_key(os.environ))
+        self._rng = rng or Random()
+
+    @property
+    def url(self) -> str:
+        """Where orchestratord is."""
+        return self.endpoint.url
+
+    def enqueue(self, request: InferenceRequest) -> JobHandle:
+        """Submit a job and return at once."""
+        return JobHandle(answers.accepted(http.fetch(self.endpoint, calls.submit(request))), self)
+
+    def stream(self, request: InferenceRequest) -> EventStream:
+        """Submit a job and follow it to its end; closing the iterator early cancels the job."""
+        return self.follow(self.enqueue(request).job_id, on_close=OnClose.CANCEL)
+
+    def follow(self, job_id: str, *, on_close: OnClose = OnClose.LEAVE) -> EventStream:
+        """The events of a job from its first one, across dropped connections and restarts of orchestratord."""
+        return EventStream(job_id, self._follow(Resume(job_id, self._rng), on_close))
+
+    def _follow(self, resume: Resume, on_close: OnClose) -> Generator[InferenceEvent, None, None]:
+        try:
+            while not resume.finished:
+                try:
+                    yield from self._connection(resume)
+                except LlorchError as reason:
+                    time.sleep(resume.dropped(reason))
+        finally:
+            if not resume.finished and on_close is OnClose.CANCEL:
+                with suppress(LlorchError):
+                    self.cancel(resume.job_id)
+
+    def _connection(self, resume: Resume) -> Iterator[InferenceEvent]:
+        resume.connected()
+        for data in http.stream(self.endpoint, calls.events(resume.job_id, resume.last_event_id)):
+            yield from resume.feed(data)
+            if resume.finished:
+                return
+        raise Unreachable(f"{self.url} ended the stream early")
+
+    def cancel(self, job_id: str) -> dict[str, Any]:
+        """Ask for the end of a job; idempotent."""
+        return self._object(calls.cancel(job_id))
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """One job's record."""
+        return self._object(calls.job(job_id))
+
+    def jobs(self, *, status: str | None = None, limit: int | None = None, after: str | None = None) -> dict[str, Any]:
+        """`{"tasks": [...], "next": ...}`, newest first; `after` continues behind a page's `next`."""
+        return self._object(calls.jobs(status, limit, after))
+
+    def explain(self, job_id: str) -> dict[str, Any]:
+        """Every decision taken on a job."""
+        return self._object(calls.explain(job_id))
+
+    def health(self) -> dict[str, Any]:
+        """Counts and state of the cluster."""
+        return self._object(calls.health())
+
+    def workers(self) -> dict[str, Any]:
+        """The workers orchestratord knows."""
+        return self._object(calls.workers())
+
+    def models(self) -> dict[str, Any]:
+        """What can be served."""
+        return self._object(calls.models())
+
+    def _object(self, call: calls.Call) -> dict[str, Any]:
+        return answers.json_object(http.fetch(self.endpoint, call))
