@@ -1,0 +1,83 @@
+"""A sequence: the token ids of one job while they are extended, and how far the model has got with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class SequenceState(Enum):
+    """WAITING has no slot; PREFILL has positions left to compute; DECODE extends by one token a step."""
+
+    WAITING = "waiting"
+    PREFILL = "prefill"
+    DECODE = "decode"
+    FINISHED = "finished"
+
+
+class StopReason(Enum):
+    """Why a sequence ended; the values are the ones of the wire."""
+
+    MAX_TOKENS = "MAX_TOKENS"
+    EOS = "EOS"
+    STOP_SEQUENCE = "STOP_SEQUENCE"
+    CANCELLED = "CANCELLED"
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How a token is drawn. temperature 0 is greedy; top_k 0, top_p 1, min_p 0, repetition_penalty 1 are off.
+
+    `seed` is a uint64 and always set: whoever accepts the job mints it.
+    """
+
+    temperature: float = 0.7
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+
+
+@dataclass(slots=True)
+class Sequence:
+    """`token_ids` = prompt, then resumed ids, then drawn ids. The end-of-sequence id is never appended nor counted.
+
+    `resumed_ids` were drawn and relayed by an earlier worker: they count towards `max_tokens` and penalties, and the
+    index of the next draw continues after them. Only the planner changes `slot`, `state`, `computed` and `token_ids`.
+    """
+
+    job_id: str
+    prompt_ids: tuple[int, ...]
+    max_tokens: int
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    eos_ids: frozenset[int] = frozenset()
+    resumed_ids: tuple[int, ...] = ()
+    token_ids: list[int] = field(init=False)
+    state: SequenceState = field(init=False, default=SequenceState.WAITING)
+    slot: int | None = field(init=False, default=None)
+    computed: int = field(init=False, default=0)
+    stop_reason: StopReason | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self.token_ids = [*self.prompt_ids, *self.resumed_ids]
+
+    @property
+    def prompt_length(self) -> int:
+        """Tokens of the prompt alone."""
+        return len(self.prompt_ids)
+
+    @property
+    def tokens_out(self) -> int:
+        """Generated tokens so far, resumed ones included."""
+        return len(self.token_ids) - len(self.prompt_ids)
+
+    @property
+    def remaining(self) -> int:
+        """Positions whose keys and values are not in the cache yet."""
+        return len(self.token_ids) - self.computed
+
+    @property
+    def positions_max(self) -> int:
+        """Cache positions it can ever need: the last token drawn is never fed back."""
+        return self.prompt_length + self.max_tokens - 1
