@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
 from typing import Any
 
 from llorch.base import ids
@@ -243,10 +242,9 @@ def _parse_file(fields: Fields, row: dict[str, Any]) -> ModelFile:
 
 
 def is_inside(path: str) -> bool:
-    """True for a relative path that names something below its root by its text alone (no '..', no NUL, no drive)."""
-    pure = PurePosixPath(path)
-    parts = pure.parts
-    return bool(parts) and not pure.is_absolute() and ".." not in parts and "\0" not in path and "\\" not in path
+    """True for a relative path that names something below its root by its text alone (no '..', NUL or backslash)."""
+    parts = path.split("/")
+    return not any(part in ("", ".", "..") for part in parts) and "\0" not in path and "\\" not in path
 
 
 def format_catalog(catalog: Catalog) -> bytes:
