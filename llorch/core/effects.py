@@ -80,6 +80,16 @@ class Refuse:
 
 
 @dataclass(frozen=True, slots=True)
+class RefuseWorker:
+    """Answer the announcing worker: not taken. `code` is WORKER_ALREADY_REGISTERED; without this effect it is in."""
+
+    worker_id: WorkerId
+    url: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class CountTokens:
     """Ask this worker's /tokenize about the job's prompt; answer with TokensCounted."""
 
@@ -156,6 +166,7 @@ Effect = (
     | Accept
     | Duplicate
     | Refuse
+    | RefuseWorker
     | CountTokens
     | Dispatch
     | CancelAttempt

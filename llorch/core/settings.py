@@ -1,0 +1,38 @@
+"""What an operator may set about the brain; every bound it keeps is written here with its default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from llorch.base.ids import ModelId
+
+UNBOUNDED = -1
+
+
+@dataclass(frozen=True, slots=True)
+class BrainSettings:
+    """Durations are seconds. `known_models` are the catalog's ids: known, even when no worker ever announced them."""
+
+    queue_capacity: int = 10_000
+    known_models: frozenset[ModelId] = field(default_factory=frozenset)
+    lease_s: float = 5.0
+    lost_worker_kept_s: float = 600.0
+    queue_timeout_interactive_s: float | None = 600.0
+    queue_timeout_batch_s: float | None = None
+    first_token_timeout_s: float = 120.0
+    stall_timeout_s: float = 30.0
+    count_timeout_s: float = 5.0
+    disconnect_grace_s: float = 0.0
+    cancel_limit_s: float = 5.0
+    attempts_max: int = 5
+    backoff_first_s: float = 0.05
+    backoff_max_s: float = 5.0
+    busy_default_s: float = 1.0
+    continue_wait_s: float = 10.0
+    restart_wait_s: float = 60.0
+    batch_ageing_s: float = 300.0
+    announce_every_s: float = 1.0
+    announce_batch: int = 500
+    reasons_max: int = 8
+    sessions_max: int = 10_000
+    idempotency_keys_max: int = 10_000
