@@ -1,0 +1,12 @@
+"""`python -m llorch` and the frozen file's entry: hand argv to the applet table."""
+
+import sys
+
+if __name__ == "__main__":
+    if "--multiprocessing-fork" in sys.argv:  # only a spawn child needs it, and multiprocessing costs 12 ms
+        from multiprocessing import freeze_support
+
+        freeze_support()
+    from llorch.applets import main
+
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""This machine: processes, devices, SSH, downloads, and the frozen file's runtimes."""

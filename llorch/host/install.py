@@ -1,0 +1,90 @@
+"""`self install`: the running program as a one-folder install under PREFIX, with its names linked onto PATH.
+
+PREFIX/lib/llorch/<version>-<build id>/ holds the program and, inside its executable, the payloads, so that a lost cache
+can be filled again. Installing the same build twice changes nothing; another build only moves the links.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import llorch
+from llorch.base.config import home_dir
+from llorch.base.errors import HostError
+from llorch.host import executable, runtime
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """Where things went; `shadowed_by` is what a shell finds first instead, if that is not our link."""
+
+    program: Path
+    links: tuple[Path, ...]
+    is_on_path: bool
+    shadowed_by: Path | None
+
+
+def locations(env: Mapping[str, str], prefix: Path | None) -> tuple[Path, Path]:
+    """(directory of installed versions, directory of links)."""
+    if prefix is not None:
+        return prefix.absolute() / "lib" / "llorch", prefix.absolute() / "bin"
+    home = home_dir(env)
+    named = env.get("LLORCH_BIN_DIR", "")
+    return home / ".local" / "lib" / "llorch", Path(named).absolute() if named else home / ".local" / "bin"
+
+
+def install(env: Mapping[str, str], prefix: Path | None, names: Sequence[str]) -> Installed:
+    """Lay this program out and link `names` to it. Raises HostError if it is not frozen or a place is unwritable."""
+    if not runtime.is_frozen():
+        raise HostError("only the frozen file can install itself: build it with ./install.sh")
+    versions, bin_dir = locations(env, prefix)
+    folder = versions / f"{llorch.__version__}-{runtime.build().build_id}"
+    try:
+        if not folder.is_dir():
+            _lay_out(folder)
+        bin_dir.mkdir(parents=True, exist_ok=True)
+        links = tuple(_link(bin_dir / name, folder / "llorch") for name in names)
+    except OSError as error:
+        raise HostError(f"cannot install to {error.filename or folder}: {error.strerror or error}") from error
+    found = shutil.which(names[0], path=env.get("PATH", ""))
+    other = Path(found) if found and Path(found).resolve() != (folder / "llorch").resolve() else None
+    return Installed(folder / "llorch", links, _is_listed(bin_dir, env.get("PATH", "")), other)
+
+
+def _is_listed(bin_dir: Path, path: str) -> bool:
+    return any(entry and Path(entry).resolve() == bin_dir.resolve() for entry in path.split(os.pathsep))
+
+
+def _lay_out(folder: Path) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    place = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        if runtime.is_one_folder():
+            shutil.copytree(Path(runtime.one_folder_program()).parent, place, symlinks=True, dirs_exist_ok=True)
+        else:
+            package = executable.read_package(executable.running_file())
+            executable.write_one_folder(package, place, executable.Payloads.KEEP)
+        place.chmod(0o755)
+        place.rename(folder)
+    except OSError as error:
+        if not (error.errno in (errno.ENOTEMPTY, errno.EEXIST) and folder.is_dir()):  # another install was faster
+            raise
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _link(link: Path, target: Path) -> Path:
+    """Point `link` to `target` in one step, whatever it was; a real directory or file of that name is refused."""
+    if link.exists() and not link.is_symlink():
+        raise HostError(f"{link} exists and is not a link: remove it or choose another --prefix")
+    fresh = link.with_name(f".{link.name}.{os.getpid()}")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(target)
+    fresh.replace(link)
+    return link

@@ -1,0 +1,237 @@
+"""Processes of this host: detached daemons, and signals that can only reach the process they are meant for.
+
+A process is named by pid AND start time; a pid alone may have been given to a stranger meanwhile. A zombie is dead.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from llorch.base.errors import HostError
+
+STDIN_SIZE_MAX = 4096  # what every pipe holds, so that handing it over cannot block
+KILL_WAIT_S = 5.0
+_POLL_S = 0.02
+_CGROUP_ROOT = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned:
+    """A started process; `start_time` is what `start_time(pid)` says as long as it lives."""
+
+    pid: int
+    start_time: float
+
+
+class Outcome(Enum):
+    """How `terminate` ended."""
+
+    NOT_RUNNING = "not running"  # dead already, or the pid belongs to another process now
+    STOPPED = "stopped"  # ended after SIGTERM
+    KILLED = "killed"  # needed SIGKILL
+
+
+def spawn_detached(
+    argv: Sequence[str],
+    *,
+    log_path: Path,
+    env: Mapping[str, str] | None = None,
+    stdin_data: bytes | None = None,
+) -> Spawned:
+    """Start `argv` so that it outlives this process, its terminal and its SSH session.
+
+    stdout and stderr are appended to `log_path` (0600); stdin reads `stdin_data` (at most 4 KiB: secrets travel here,
+    never in argv) and then ends. `env` is laid over `clean_environment()`. Raises HostError if it cannot start.
+    """
+    environment = {**clean_environment(), **(env or {})}
+    stdin = _prepared_stdin(stdin_data)
+    try:
+        log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            process = subprocess.Popen(
+                list(argv), env=environment, stdin=stdin, stdout=log, stderr=log, start_new_session=True, cwd="/"
+            )
+        finally:
+            os.close(log)
+    except OSError as error:
+        raise HostError(f"cannot start {argv[0]}: {error.strerror or error}") from error
+    finally:
+        os.close(stdin)
+    # Popen has not waited for it, so the pid is still its own even if it died at once.
+    seen = _look(process.pid)
+    return Spawned(process.pid, seen[1] if seen is not None else 0.0)
+
+
+def _prepared_stdin(data: bytes | None) -> int:
+    """A file descriptor that yields `data` and then end of file."""
+    if data is None:
+        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    assert len(data) <= STDIN_SIZE_MAX, "stdin data must fit the pipe"
+    reader, writer = os.pipe()
+    os.write(writer, data)
+    os.close(writer)
+    return reader
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's environment without what the frozen file's bootloader put into it.
+
+    A daemon, and any program that is not ours, must see neither our temporary folder nor our library path.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("_PYI_")}
+    if getattr(sys, "frozen", False):
+        original = environment.pop("LD_LIBRARY_PATH_ORIG", None)
+        environment.pop("LD_LIBRARY_PATH", None)
+        if original is not None:
+            environment["LD_LIBRARY_PATH"] = original
+        environment["PYINSTALLER_RESET_ENVIRONMENT"] = "1"
+    return environment
+
+
+def start_time(pid: int) -> float | None:
+    """When process `pid` started, or None if there is none (a zombie counts as none).
+
+    Only for comparing: seconds since boot on Linux (the kernel's number, immune to clock changes), Unix time elsewhere.
+    """
+    seen = _look(pid)
+    return None if seen is None or seen[0] else seen[1]
+
+
+def is_alive(pid: int, start_time: float) -> bool:
+    """Is the process that had `pid` at `start_time` still running?"""
+    seen = _look(pid)
+    return seen is not None and not seen[0] and abs(seen[1] - start_time) < 0.005
+
+
+def _look(pid: int) -> tuple[bool, float] | None:
+    """(is a zombie, start time) of `pid`, None when there is no such process."""
+    if pid <= 0:
+        return None
+    if not sys.platform.startswith("linux"):
+        return _look_elsewhere(pid)
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = stat.rpartition(b")")[2].split()  # the name before it may hold spaces and brackets
+    return fields[0] in (b"Z", b"X"), int(fields[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def _look_elsewhere(pid: int) -> tuple[bool, float] | None:
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return process.status() == psutil.STATUS_ZOMBIE, process.create_time()
+    except psutil.NoSuchProcess:
+        return None
+
+
+def terminate(pid: int, start_time: float, *, grace_s: float) -> Outcome:
+    """SIGTERM, wait up to `grace_s`, then SIGKILL; never a signal to a process with another start time.
+
+    Raises HostError if the process belongs to someone else or does not even end by SIGKILL.
+    """
+    handle = _open_handle(pid)
+    try:
+        # Looked up after the handle was opened: from here on the handle means this very process.
+        if not is_alive(pid, start_time) or not _send(handle, pid, signal.SIGTERM):
+            return Outcome.NOT_RUNNING
+        if _wait(handle, pid, start_time, grace_s):
+            return Outcome.STOPPED
+        if is_alive(pid, start_time):
+            _send(handle, pid, signal.SIGKILL)
+        if not _wait(handle, pid, start_time, KILL_WAIT_S):
+            raise HostError(f"process {pid} does not end, not even by SIGKILL")
+        return Outcome.KILLED
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _open_handle(pid: int) -> int | None:
+    """A pidfd where the kernel has it: it cannot be re-used by another process as a pid can."""
+    if pid <= 0 or not hasattr(os, "pidfd_open"):
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
+
+
+def _send(handle: int | None, pid: int, number: signal.Signals) -> bool:
+    """Was there a process to signal?"""
+    try:
+        if handle is not None:
+            signal.pidfd_send_signal(handle, number)
+        else:
+            os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        raise HostError(f"process {pid} belongs to another user") from None
+    return True
+
+
+def _wait(handle: int | None, pid: int, start_time: float, timeout_s: float) -> bool:
+    """Did the process end within `timeout_s`?"""
+    if handle is not None:
+        poll = select.poll()
+        poll.register(handle, select.POLLIN)
+        return bool(poll.poll(timeout_s * 1000))
+    deadline = time.monotonic() + timeout_s
+    while is_alive(pid, start_time):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_POLL_S)
+    return True
+
+
+def available_memory_bytes() -> int:
+    """Bytes a new process may use without swapping: the machine's, or what the tightest cgroup above us leaves."""
+    import psutil
+
+    available = int(psutil.virtual_memory().available)
+    return min([available, *_cgroup_headrooms(Path("/proc/self/cgroup"), _CGROUP_ROOT)])
+
+
+def _cgroup_headrooms(membership: Path, root: Path) -> list[int]:
+    """Limit minus use of every cgroup this process is in (v2, and v1's memory controller); unlimited ones left out."""
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        return []
+    headrooms = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            headrooms += _headrooms_up(root, path, "memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            headrooms += _headrooms_up(root / "memory", path, *names)
+    return headrooms
+
+
+def _headrooms_up(root: Path, path: str, limit_file: str, usage_file: str, reclaimable: str) -> list[int]:
+    headrooms = []
+    group = root / path.lstrip("/")
+    while True:
+        try:
+            limit = int((group / limit_file).read_text())
+            usage = int((group / usage_file).read_text())
+            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            headrooms.append(max(0, limit - usage + int(stat.get(reclaimable, 0))))
+        except (OSError, ValueError):
+            pass  # "max", or a controller that is not enabled at this level
+        if group == root or root not in group.parents:
+            return headrooms
+        group = group.parent

@@ -1,0 +1,253 @@
+"""The frozen file's runtimes: unpacked once per host and build into the cache, then put on sys.path.
+
+A directory in the cache is complete or absent: it is filled beside its place, checked, and renamed, under a lock. From
+sources there is nothing to unpack and every function answers from the package and the interpreter's own libraries.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import json
+import os
+import platform
+import sys
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import llorch
+from llorch.base.config import cache_dir
+from llorch.base.errors import HostError
+from llorch.host import cache, executable
+from llorch.host.process import clean_environment
+
+BUILD_FILE = "llorch-build.json"  # written by build/freeze.py, lies beside the frozen modules
+ORIGIN_FILE = "origin"  # in the cached one-folder copy: path of the file that carries the payloads
+_READ_BYTES = 1 << 20
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """An embedded runtime: entry in the package, unpacked size, hash of the packed bytes."""
+
+    entry: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """What the build wrote down about this program."""
+
+    build_id: str
+    torch_version: str | None
+    backends: tuple[str, ...]
+    payloads: Mapping[str, Payload] = field(default_factory=dict)
+
+
+def is_frozen() -> bool:
+    """Do we run from the frozen file (or its one-folder form)?"""
+    return bool(getattr(sys, "frozen", False))
+
+
+def is_one_folder() -> bool:
+    """Do we run from a one-folder copy, that is, without a temporary folder?"""
+    return is_frozen() and Path(_bundle()).parent == Path(sys.executable).parent
+
+
+def _bundle() -> str:
+    return str(getattr(sys, "_MEIPASS", ""))
+
+
+@functools.cache
+def build() -> Build:
+    """This program's build; from sources the id is `source`."""
+    if not is_frozen():
+        return Build("source", _installed_version("torch"), ("cpu",))
+    facts = json.loads((Path(_bundle()) / BUILD_FILE).read_text())
+    payloads = {name: Payload(**row) for name, row in facts["payloads"].items()}
+    return Build(facts["build_id"], facts["torch"], tuple(facts["backends"]), payloads)
+
+
+def _installed_version(distribution: str) -> str | None:
+    from importlib import metadata
+
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def version_facts() -> dict[str, object]:
+    """What `self version --json` prints; imports no runtime."""
+    facts = build()
+    return {
+        "version": llorch.__version__,
+        "build_id": facts.build_id,
+        "protocol": llorch.PROTOCOL,
+        "python": platform.python_version(),
+        "torch": facts.torch_version,
+        "backends": list(facts.backends),
+    }
+
+
+def ensure(name: str) -> Path:
+    """Make the runtime `name` (torch, net, engine) importable; its directory. Unpacks on first use.
+
+    Raises HostError with one clear line: no room, noexec, unwritable cache, damaged file.
+    """
+    if not is_frozen():
+        return Path(llorch.__file__).parent.parent
+    folder = _override(name) or unpack(name)
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    return folder
+
+
+def assets_dir() -> Path:
+    """The directory of the program's own data: demo model, kernels, dashboard."""
+    if not is_frozen():
+        return Path(llorch.__file__).parent / "assets"
+    return unpack("engine") / "assets"
+
+
+def daemon_command(applet: str) -> list[str]:
+    """The argv, up to its own arguments, that starts `applet` as a daemon: one process, no temporary folder."""
+    if not is_frozen():
+        return [sys.executable, "-m", "llorch", applet]
+    return [str(one_folder_program()), applet]
+
+
+def become_one_folder(argv: list[str]) -> None:
+    """Called by a daemon in the foreground: replace the onefile's child process by the one-folder program.
+
+    Does not return when it succeeds. From sources and from a one-folder program it does nothing. The onefile's parent
+    process stays; when it is killed we are killed, or `kill -9` of the visible pid would leave an orphan on the port.
+    """
+    if not is_frozen() or is_one_folder():
+        return
+    _die_with_parent()
+    try:
+        program = one_folder_program()
+    except HostError as error:
+        cache.tell(f"{error.message}; going on from the temporary folder")
+        return
+    os.execve(program, argv, clean_environment())
+
+
+def _die_with_parent() -> None:
+    if not sys.platform.startswith("linux"):
+        return
+    import ctypes
+    import signal
+
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    if os.getppid() != parent:  # it died before the call
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def one_folder_program() -> Path:
+    """The executable of this build's one-folder copy: ourselves, else the one in the cache, made on first use."""
+    if is_one_folder():
+        return Path(sys.executable)
+    folder = _cache() / f"app-{build().build_id}"
+    if not folder.is_dir():
+        package = executable.read_package(executable.running_file())
+
+        def fill(place: Path) -> None:
+            executable.write_one_folder(package, place, executable.Payloads.LEAVE_OUT)
+            (place / ORIGIN_FILE).write_text(sys.executable)
+
+        cache.place(folder, "program", package.size_bytes, fill)
+    return folder / "llorch"
+
+
+def folders() -> dict[str, Path]:
+    """Where each runtime of this build is, or will be, in the cache."""
+    return {name: _cache() / f"{name}-{payload.sha256[:16]}" for name, payload in build().payloads.items()}
+
+
+def unpack(name: str) -> Path:
+    """The directory of runtime `name` in the cache, filled on first use."""
+    payload = build().payloads.get(name)
+    if payload is None:
+        raise HostError(f"this build has no {name} runtime")
+    folder = folders()[name]
+    if not folder.is_dir():
+        source, entry = _carrier(payload)
+        cache.place(folder, f"{name} runtime", payload.size_bytes, lambda place: _unpack(source, entry, payload, place))
+    return folder
+
+
+def _override(name: str) -> Path | None:
+    """LLORCH_TORCH names a host's own torch (a site-packages directory) to be used instead of ours."""
+    named = os.environ.get("LLORCH_TORCH", "") if name == "torch" else ""
+    if not named:
+        return None
+    if not list(Path(named).glob(f"torch/_C.cpython-{sys.version_info[0]}{sys.version_info[1]}*")):
+        version = platform.python_version()
+        raise HostError(f"LLORCH_TORCH={named} holds no torch for Python {version}; unset it to use the embedded one")
+    return Path(named)
+
+
+def _cache() -> Path:
+    try:
+        return cache_dir(os.environ)
+    except RuntimeError:
+        raise HostError("no home directory: set LLORCH_CACHE to a writable directory") from None
+
+
+def _carrier(payload: Payload) -> tuple[Path, executable.Entry]:
+    """The file that carries `payload`: ourselves, else the file our cached copy was made from."""
+    tried = [executable.running_file()]
+    origin = Path(sys.executable).parent / ORIGIN_FILE
+    if is_one_folder() and origin.is_file():
+        tried.append(Path(origin.read_text()))
+    for path in tried:
+        if path.exists() and (entry := executable.read_package(path).payload(payload.entry)) is not None:
+            return path, entry
+    raise HostError(f"the runtimes are gone from the cache and {tried[-1]} is not there: copy the llorch file again")
+
+
+class _Packed(io.RawIOBase):
+    """The packed bytes of one entry as a readable file that hashes what it yields."""
+
+    def __init__(self, file: io.FileIO, size_bytes: int) -> None:
+        super().__init__()
+        self._file = file
+        self._left = size_bytes
+        self.sha256 = hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer)[: self._left]
+        count = self._file.readinto(view)
+        self._left -= count
+        self.sha256.update(view[:count])
+        return count
+
+
+def _unpack(source: Path, entry: executable.Entry, payload: Payload, place: Path) -> None:
+    from backports.zstd import ZstdError, ZstdFile
+
+    damaged = HostError("the llorch file is damaged (its runtime does not match its checksum): copy it again")
+    with open(source, "rb", buffering=0) as file:
+        file.seek(entry.offset)
+        packed = _Packed(file, entry.stored_bytes)
+        try:
+            with ZstdFile(packed) as plain, tarfile.open(fileobj=plain, mode="r|", bufsize=_READ_BYTES) as archive:
+                archive.extractall(place, filter="data")
+        except (ZstdError, tarfile.TarError, EOFError) as error:
+            raise damaged from error
+        while packed.read(_READ_BYTES):
+            pass
+    if packed.sha256.hexdigest() != payload.sha256:
+        raise damaged
