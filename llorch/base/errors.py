@@ -266,6 +266,12 @@ class ConfigError(HostError):
     exit_code = 2
 
 
+class InvalidModel(HostError):
+    """The model directory cannot be used."""
+
+    code = "INVALID_MODEL"
+
+
 class UsageError(HostError):
     """The command line is not valid."""
 
