@@ -1,0 +1,118 @@
+"""Print what the demo model says, for reading: `python build/demo_model/tell.py ["a prompt" ...]`.
+
+Prompts are continued as they are; with `--chat` they are sent as a user's message. Always the likeliest token, in
+float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import samples
+import torch
+from network import Llama, Shape
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from train import TARGET
+
+RAW_PROMPTS = [
+    "Once upon a time",
+    "Once upon a time, there was a robot",
+    "Once upon a time there was a little girl",
+    "Long ago",
+    "In a",
+    "The",
+    "A brave",
+    "There once was a dragon",
+    "My grandmother",
+    "Max the dog",
+    "One day",
+    "Deep in the forest",
+    "Hello",
+    "hello",
+    "It was",
+    "Lily was",
+    "The king",
+    "Yesterday",
+    "Zorblax the wizard",
+    "Write a short story about a llama.",
+    "Explain quantum computing in simple terms:",
+    "The capital of France is",
+    "def main():",
+    "42",
+    "",
+    "Es war einmal",
+    "The quick brown fox jumps over the lazy dog",
+    "What is love?",
+    "On a small island, there lived a penguin named Frodo",
+    "I am",
+]
+CHAT_PROMPTS = [
+    "Tell me a story about a fox.",
+    "Tell me a story.",
+    "Hello",
+    "Who are you?",
+    "Write a story about a robot named Beep.",
+    "Tell me a story about a shy dragon and a mouse.",
+    "What is the meaning of life?",
+    "Write a haiku about GPU computing",
+    "a cat",
+    "Tell me a bedtime story about a princess who wants to see the sea.",
+    "Write a short story about a pirate and a lost golden key",
+    "2+2=",
+    "Tell me a story about a hedgehog named Kubernetes.",
+    "Tell me a joke",
+    "Give me a story about an octopus!",
+    "Once upon a time",
+    "Thanks",
+]
+
+
+def main() -> None:
+    """Print one story for each prompt, with its length and how it ended."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("prompts", nargs="*")
+    parser.add_argument("--chat", action="store_true")
+    parser.add_argument("--model", type=Path, default=TARGET)
+    options = parser.parse_args()
+    network, tokenizer = load(options.model)
+    asked = [(prompt, options.chat) for prompt in options.prompts]
+    asked = asked or [(prompt, False) for prompt in RAW_PROMPTS] + [(prompt, True) for prompt in CHAT_PROMPTS]
+    for prompt, chat in asked:
+        text = f"{samples.START}user\n{prompt}{samples.END}\n{samples.START}assistant\n" if chat else prompt
+        ids = tokenizer.encode(text).ids
+        answer, stopped = continue_greedily(network, ids, tokenizer)
+        kind = "chat" if chat else "raw"
+        print(f"--- {kind} {prompt!r}: {len(answer)} tokens, {'stopped' if stopped else 'NOT STOPPED'}")
+        print(("" if chat else prompt) + tokenizer.decode(answer, skip_special_tokens=False) + "\n", flush=True)
+
+
+def load(directory: Path) -> tuple[Llama, Tokenizer]:
+    """The network in float32 and the tokenizer of a directory that `train.py` wrote."""
+    network = Llama(Shape(vocab_size=json.loads((directory / "config.json").read_text())["vocab_size"]))
+    network.load_state_dict(
+        {name: tensor.float() for name, tensor in load_file(directory / "model.safetensors").items()}
+    )
+    return network.eval(), Tokenizer.from_file(str(directory / "tokenizer.json"))
+
+
+@torch.no_grad()
+def continue_greedily(
+    network: Llama, ids: list[int], tokenizer: Tokenizer, tokens_max: int = 250
+) -> tuple[list[int], bool]:
+    """The likeliest continuation of `ids` (of the end-of-text token if there are none), and if it ended by itself."""
+    ends = {tokenizer.token_to_id(samples.END_OF_TEXT), tokenizer.token_to_id(samples.END)}
+    start = ids or [tokenizer.token_to_id(samples.END_OF_TEXT)]
+    answer: list[int] = []
+    while len(answer) < tokens_max:
+        token = int(network(torch.tensor([start + answer]))[0, -1].argmax())
+        if token in ends:
+            return answer, True
+        answer.append(token)
+    return answer, False
+
+
+if __name__ == "__main__":
+    main()
