@@ -14,6 +14,7 @@ import os
 import platform
 import sys
 import tarfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,6 +107,8 @@ def ensure(name: str) -> Path:
     folder = _override(name) or unpack(name)
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
+    if name == "torch":  # numpy is left out on purpose, 52 MB for nothing we use; torch remarks on it once
+        warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
     return folder
 
 

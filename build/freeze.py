@@ -1,0 +1,223 @@
+"""Freeze llorch into one file: `python build/freeze.py [--release]` writes build/out/llorch.
+
+The pieces of the recipe that pyinstaller.spec uses are here: what the light part imports, which shared libraries it
+can do without, and the facts that the program knows of its build.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import payloads
+
+ROOT = payloads.ROOT
+WORK = ROOT / "build" / "work"
+OUT = ROOT / "build" / "out"
+FACTS = WORK / "llorch-build.json"
+STAMP = WORK / "frozen.json"
+
+# Standard modules that nothing here can use; the rest is frozen whole, for PyInstaller cannot see what torch imports.
+UNUSED_STDLIB = (
+    *(
+        "_msi",
+        "_scproxy",
+        "_tkinter",
+        "_winapi",
+        "antigravity",
+        "distutils",
+        "ensurepip",
+        "idlelib",
+        "lib2to3",
+        "msilib",
+    ),
+    *(
+        "msvcrt",
+        "nt",
+        "ntpath_",
+        "pydoc_data",
+        "test",
+        "this",
+        "tkinter",
+        "turtle",
+        "turtledemo",
+        "venv",
+        "winreg",
+        "winsound",
+    ),
+    *(
+        "curses",
+        "_curses",
+        "_curses_panel",
+        "dbm",
+        "_dbm",
+        "_gdbm",
+        "readline",
+        "nis",
+        "spwd",
+        "ossaudiodev",
+        "audioop",
+    ),
+    *(
+        "dbm.dumb",
+        "dbm.gnu",
+        "dbm.ndbm",
+        "crypt",
+        "_crypt",
+        "_overlapped",
+        "nturl2path",
+        "imghdr",
+        "sndhdr",
+        "_testcapi",
+        "_xxsubinterpreters",
+    ),
+)
+# Packages of the development environment that optional imports would drag in.
+UNWANTED = (
+    *("numpy", "transformers", "openai", "pydantic", "pydantic_core", "rich", "typer", "pygments", "sympy", "mpmath"),
+    *("networkx", "setuptools", "pkg_resources", "pip", "wheel", "pytest", "_pytest", "hypothesis", "mypy", "ruff"),
+    *("PyInstaller", "IPython", "zstandard", "brotli", "trio", "starlark", "regex"),
+)
+# Shared libraries of modules left out, and those every Linux has.
+UNNEEDED_LIBRARIES = (
+    *("libreadline", "libtinfo", "libncurses", "libpanel", "libgdbm", "libdb-", "libtirpc", "libnsl"),
+    *("libk5crypto", "libkrb5", "libgssapi", "libkeyutils", "libcom_err", "libstdc++", "libgcc_s", "libcrypt."),
+)
+UNNEEDED_EXTENSIONS = ("_codecs_", "_multibytecodec", "_test", "_xx", "xx", "_crypt", "_curses")
+
+
+def hidden_imports() -> list[str]:
+    """All of llorch, all of the standard library, and what only payload code imports."""
+    stdlib = [name for name in sys.stdlib_module_names if name not in UNUSED_STDLIB and not name.startswith("_test")]
+    return sorted({*stdlib, *_submodules(), *_own_modules(), "backports.zstd", "typing_extensions"})
+
+
+def _submodules() -> set[str]:
+    from PyInstaller.utils.hooks import collect_submodules
+
+    whole = [
+        *("asyncio", "collections", "concurrent", "ctypes", "email", "encodings", "http", "importlib", "json"),
+        *("logging", "multiprocessing", "unittest", "urllib", "wsgiref", "xml", "zoneinfo"),
+    ]
+    return {name for package in whole for name in collect_submodules(package) if ".test" not in name}
+
+
+def _own_modules() -> set[str]:
+    sources = (ROOT / "llorch").rglob("*.py")
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in sources}
+    return names - {"llorch.__main__"}
+
+
+def excludes() -> list[str]:
+    """What must stay out of the light part."""
+    return [*payloads.packages(), *UNWANTED, *UNUSED_STDLIB]
+
+
+def own_data() -> list[tuple[str, str]]:
+    """llorch's data files other than assets (those are a payload), as (source, folder)."""
+    found = []
+    for path in sorted((ROOT / "llorch").rglob("*")):
+        name = path.relative_to(ROOT / "llorch")
+        is_code = path.suffix in (".py", ".pyc") or path.name == "py.typed"
+        if path.is_file() and not is_code and name.parts[0] != "assets":
+            found.append((str(path), str(Path("llorch") / name.parent)))
+    return [*found, (str(FACTS), ".")]
+
+
+def light_binaries(found: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+    """The light part's shared libraries, without the unneeded, as stripped copies.
+
+    They are unpacked at every start, so each megabyte is paid each time: pyenv's libpython is 23 MB before, 6 after.
+    """
+    folder = WORK / "stripped"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    kept = []
+    for name, source, kind in found:
+        base = Path(name).name
+        if base.startswith(UNNEEDED_LIBRARIES) or base.startswith(UNNEEDED_EXTENSIONS):
+            continue
+        if kind in ("BINARY", "EXTENSION"):
+            copy = folder / name.replace("/", "__")
+            shutil.copy(source, copy)
+            source = str(copy)
+        kept.append((name, source, kind))
+    payloads.strip([source for _, source, kind in kept if kind in ("BINARY", "EXTENSION")])
+    return kept
+
+
+def prepare(effort: payloads.Effort) -> dict[str, payloads.Built]:
+    """Build the payloads and write down the facts of this build."""
+    built = payloads.build_all(effort)
+    digest = hashlib.sha256(inputs_hash().encode())
+    rows: dict[str, dict[str, object]] = {}
+    for name, payload in sorted(built.items()):
+        digest.update(payload.sha256.encode())
+        rows[name] = {"entry": payload.entry, "size_bytes": payload.size_bytes, "sha256": payload.sha256}
+    facts = {
+        "build_id": digest.hexdigest()[:12],
+        "torch": metadata.version("torch"),
+        "backends": ["cpu", "metal"] if sys.platform == "darwin" else ["cpu"],
+        "payloads": rows,
+    }
+    FACTS.write_text(json.dumps(facts))
+    return built
+
+
+def inputs_hash() -> str:
+    """A hash of all that goes in but the payloads: sources, Python, locked packages, recipe."""
+    digest = hashlib.sha256(platform.python_version().encode())
+    recipe = [ROOT / "pyinstaller.spec", *(ROOT / "build").glob("*.py"), *(ROOT / "build").glob("*.txt")]
+    sources = [path for path in (ROOT / "llorch").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    for path in sorted([*recipe, *sources]):
+        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def is_up_to_date(effort: payloads.Effort) -> bool:
+    """Is build/out/llorch what a new run would make, or the same better compressed?"""
+    if not STAMP.is_file() or not (OUT / "llorch").is_file():
+        return False
+    stamp = json.loads(STAMP.read_text())
+    return bool(stamp["inputs"] == inputs_hash()) and payloads.Effort[stamp["effort"]].value >= effort.value
+
+
+def main() -> int:
+    """Freeze unless nothing has changed; the file appears in build/out complete or not at all."""
+    arguments = argparse.ArgumentParser(description="Freeze llorch into build/out/llorch.")
+    arguments.add_argument("--release", action="store_true", help="best compression: minutes instead of seconds")
+    effort = payloads.Effort.RELEASE if arguments.parse_args().release else payloads.Effort.QUICK
+    if is_up_to_date(effort):
+        print("build/out/llorch is up to date")
+        return 0
+    inputs = inputs_hash()
+    command = [sys.executable, "-m", "PyInstaller", "--noconfirm", "--log-level", "WARN"]
+    command += [
+        "--distpath",
+        str(WORK / "dist"),
+        "--workpath",
+        str(WORK / "pyinstaller"),
+        str(ROOT / "pyinstaller.spec"),
+    ]
+    environment = {**os.environ, "LLORCH_EFFORT": effort.name, "PYTHONHASHSEED": "0"}
+    WORK.mkdir(parents=True, exist_ok=True)
+    if subprocess.run(command, check=False, cwd=ROOT, env=environment).returncode != 0:
+        sys.exit("llorch: PyInstaller failed, see above")
+    OUT.mkdir(parents=True, exist_ok=True)
+    (WORK / "dist" / "llorch").replace(OUT / "llorch")
+    STAMP.write_text(json.dumps({"inputs": inputs, "effort": effort.name}))
+    size = (OUT / "llorch").stat().st_size
+    print(f"build/out/llorch: {size / 1e6:.0f} MB, build {json.loads(FACTS.read_text())['build_id']}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
