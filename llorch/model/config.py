@@ -1,0 +1,161 @@
+"""A model directory's config.json as a frozen value, checked once; families differ by their row in `families.py`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from llorch.base.errors import InvalidModel
+from llorch.model.families import FAMILIES, Family
+
+ROPE_THETA_DEFAULT = 10_000.0
+
+
+class RopeScaling(Enum):
+    """How rotary frequencies are stretched for a longer context; the values are the files' `rope_type`."""
+
+    NONE = "default"
+    LINEAR = "linear"
+    LLAMA3 = "llama3"
+
+
+@dataclass(frozen=True, slots=True)
+class Rope:
+    """Rotary position embedding. The last three fields belong to LLAMA3 only; `original_context` is in positions."""
+
+    theta: float = ROPE_THETA_DEFAULT
+    scaling: RopeScaling = RopeScaling.NONE
+    factor: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_context: int = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Shapes and constants of a decoder. `windows` has one entry a layer: its sliding window in positions, or None."""
+
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    norm_eps: float
+    rope: Rope
+    context_length: int
+    windows: tuple[int | None, ...]
+    tied_head: bool
+    eos_ids: frozenset[int]
+
+    @property
+    def family(self) -> Family:
+        """The family's row."""
+        return FAMILIES[self.model_type]
+
+    @property
+    def kv_values_per_position(self) -> int:
+        """Numbers cached for one position over all layers."""
+        return self.layers * 2 * self.kv_heads * self.head_dim
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a model directory; empty when there is no such file. Raises InvalidModel."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as problem:
+        raise InvalidModel(f"{path.name} cannot be read: {type(problem).__name__}") from None
+    if not isinstance(value, dict):
+        raise InvalidModel(f"{path.name} is not a JSON object")
+    return value
+
+
+def read_config(directory: Path) -> ModelConfig:
+    """The configuration of a model directory. Raises InvalidModel, naming what is wrong or what is supported."""
+    raw = read_json(directory / "config.json")
+    if not raw:
+        raise InvalidModel("there is no config.json in the model directory")
+    return parse_config(raw, read_json(directory / "generation_config.json"))
+
+
+def parse_config(raw: Mapping[str, Any], generation: Mapping[str, Any]) -> ModelConfig:
+    """config.json and generation_config.json as a ModelConfig. Raises InvalidModel."""
+    family = _family(raw)
+    if raw.get("hidden_act", "silu") != "silu":
+        raise InvalidModel(f"activation {raw['hidden_act']!r} is not supported, only 'silu'")
+    layers = _positive(raw, "num_hidden_layers")
+    heads = _positive(raw, "num_attention_heads")
+    hidden_size = _positive(raw, "hidden_size")
+    kv_heads = _positive(raw, "num_key_value_heads", heads)
+    head_dim = _positive(raw, "head_dim", hidden_size // heads)
+    if heads % kv_heads or head_dim % 2:
+        raise InvalidModel(f"{heads} heads cannot share {kv_heads} key-value heads of size {head_dim}")
+    context_length = _positive(raw, "max_position_embeddings", 2048)
+    return ModelConfig(
+        model_type=family.model_type,
+        vocab_size=_positive(raw, "vocab_size"),
+        hidden_size=hidden_size,
+        intermediate_size=_positive(raw, "intermediate_size"),
+        layers=layers,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
+        rope=_rope(raw, context_length),
+        context_length=context_length,
+        windows=family.windows(raw, layers),
+        tied_head=bool(raw.get("tie_word_embeddings", family.tied_head_default)),
+        eos_ids=_ids(raw.get("eos_token_id")) | _ids(generation.get("eos_token_id")),
+    )
+
+
+def _family(raw: Mapping[str, Any]) -> Family:
+    model_type = raw.get("model_type")
+    family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
+    if family is None:
+        raise InvalidModel(f"model_type {model_type!r} is not supported; supported are {', '.join(sorted(FAMILIES))}")
+    return family
+
+
+def _positive(raw: Mapping[str, Any], name: str, default: int | None = None) -> int:
+    value = raw.get(name)
+    if value is None:
+        value = default
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InvalidModel(f"config.json: {name} must be a positive integer")
+    return value
+
+
+def _rope(raw: Mapping[str, Any], context_length: int) -> Rope:
+    """Both spellings: `rope_theta` beside `rope_scaling`, and the newer `rope_parameters` that holds both."""
+    found = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    kind = found.get("rope_type") or found.get("type") or "default"
+    try:
+        scaling = RopeScaling(kind)
+    except ValueError:
+        supported = ", ".join(sorted(item.value for item in RopeScaling))
+        raise InvalidModel(f"rope scaling {kind!r} is not supported; supported are {supported}") from None
+    if raw.get("partial_rotary_factor", found.get("partial_rotary_factor", 1.0)) != 1.0:
+        raise InvalidModel("partial rotary embeddings are not supported")
+    return Rope(
+        theta=float(found.get("rope_theta") or raw.get("rope_theta") or ROPE_THETA_DEFAULT),
+        scaling=scaling,
+        factor=float(found.get("factor", 1.0)),
+        low_freq_factor=float(found.get("low_freq_factor", 1.0)),
+        high_freq_factor=float(found.get("high_freq_factor", 4.0)),
+        original_context=int(found.get("original_max_position_embeddings", context_length)),
+    )
+
+
+def _ids(value: Any) -> frozenset[int]:
+    if value is None:
+        return frozenset()
+    return frozenset(value) if isinstance(value, list) else frozenset((value,))
