@@ -1,0 +1,318 @@
+"""SSH as this system uses it: one connection, one command, bytes both ways; host keys are always checked.
+
+~/.ssh/config (aliases, User, Port, IdentityFile, ProxyJump), known_hosts and the agent are honoured. Every failure of
+SSH itself is SshFailed with the command that mends it; the exit code of the remote program is a result, not an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from llorch.base.errors import LlorchError, SshFailed
+from llorch.host import quote, runtime
+from llorch.host.targets import SshTarget
+
+if TYPE_CHECKING:
+    import asyncssh
+
+CONNECT_TIMEOUT_S = 15.0
+LOGIN_TIMEOUT_S = 20.0
+# A peer that answers nothing for a minute is gone.
+KEEPALIVE_INTERVAL_S = 15
+KEEPALIVE_COUNT_MAX = 4
+JUMPS_MAX = 8
+READ_SIZE_MAX = 64 << 10
+# Login scripts may talk before our command says its process id, but not for ever.
+MARK_WITHIN_BYTES = 16 << 10
+# A command that is told to stop gets INT, then TERM, then KILL, each with this much time.
+STOP_STEPS = (("INT", 3.0), ("TERM", 2.0), ("KILL", 1.0))
+
+Sink = Callable[[bytes], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _SeenKey:
+    """A host key that known_hosts does not hold for this host."""
+
+    entry: str
+    algorithm: str
+    fingerprint: str
+    is_changed: bool
+
+
+class Remote:
+    """An open connection to one host."""
+
+    def __init__(self, target: SshTarget, connection: asyncssh.SSHClientConnection) -> None:
+        self.target = target
+        self._connection = connection
+
+    @property
+    def local_address(self) -> str:
+        """Our end of the connection, as the host sees us when nothing translates addresses."""
+        return str(self._connection.get_extra_info("sockname")[0])
+
+    @property
+    def peer_address(self) -> str:
+        """The host's address that this connection reached."""
+        return str(self._connection.get_extra_info("peername")[0])
+
+    async def run(self, argv: Sequence[str], *, out: Sink, err: Sink, stdin: bytes = b"") -> int:
+        """Run one command; its output goes to the sinks as it comes, `stdin` is written and closed.
+
+        Gives the exit code (128 + n after signal n). When cancelled, or when a sink raises, the remote command is
+        stopped before this returns. Raises SshFailed when the connection breaks.
+        """
+        import asyncssh
+
+        process = await self._start(quote.marked_line(argv))
+        mark = _PidMark(err)
+        finished = False
+        try:
+            _feed(process, stdin)
+            await _pump_both(process, out, mark.feed)
+            await process.wait_closed()
+            finished = True
+        except asyncssh.Error as error:
+            raise _failed(self.target, error) from error
+        finally:
+            mark.flush()
+            if not finished:
+                await self._stop(process, mark.pid)
+        return self._exit_code(process)
+
+    async def _start(self, line: bytes) -> asyncssh.SSHClientProcess[bytes]:
+        import asyncssh
+
+        try:
+            # asyncssh's type says str; it sends bytes as they are, which argv that is not UTF-8 needs.
+            return await self._connection.create_process(line, encoding=None, request_pty=False)
+        except (OSError, asyncssh.Error) as error:
+            raise _failed(self.target, error) from error
+
+    async def _stop(self, process: asyncssh.SSHClientProcess[bytes], pid: int | None) -> None:
+        """End the remote command and its children, and wait until they have; a broken connection ends the wait.
+
+        OpenSSH ignores SSH's own signal message for root and for forced commands, so a second session kills the group.
+        """
+        import asyncssh
+
+        try:
+            for name, wait_s in STOP_STEPS:
+                if pid is None:
+                    process.send_signal(name)
+                else:
+                    await self._connection.run(f"kill -{name} -{pid} 2>/dev/null || kill -{name} {pid} 2>/dev/null")
+                try:
+                    async with asyncio.timeout(wait_s):
+                        await process.wait_closed()
+                    return
+                except TimeoutError:
+                    continue
+        except (OSError, asyncssh.Error):
+            pass  # the connection is gone, and with it every way to reach the command
+        process.close()
+
+    def _exit_code(self, process: asyncssh.SSHClientProcess[bytes]) -> int:
+        if process.exit_status is not None and process.exit_status >= 0:
+            return process.exit_status
+        if process.exit_signal is not None:
+            number = getattr(signal, f"SIG{process.exit_signal[0]}", None)
+            return 128 + int(number) if number is not None else 1
+        raise SshFailed(f"{self.target.name}: the connection was lost before the command ended")
+
+
+class _PidMark:
+    """Takes the line that names the remote process id out of stderr and passes everything else on."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.pid: int | None = None
+        self._sink = sink
+        self._held: bytes | None = b""  # None once the line was found or will not come
+
+    def feed(self, data: bytes) -> None:
+        """Bytes of stderr as they come."""
+        if self._held is None:
+            return self._sink(data)
+        self._held += data
+        if found := quote.PID_MARK.search(self._held):
+            self.pid = int(found[1])
+            self._held = self._held[: found.start()] + self._held[found.end() :]
+        elif len(self._held) < MARK_WITHIN_BYTES:
+            return None
+        return self.flush()
+
+    def flush(self) -> None:
+        """Pass on what is held."""
+        held, self._held = self._held, None
+        if held:
+            self._sink(held)
+
+
+def _feed(process: asyncssh.SSHClientProcess[bytes], data: bytes) -> None:
+    """Hand over all of stdin and end it; a command that ended already does not want it."""
+    with suppress(BrokenPipeError):
+        if data:
+            process.stdin.write(data)
+        process.stdin.write_eof()
+
+
+async def _pump_both(process: asyncssh.SSHClientProcess[bytes], out: Sink, err: Sink) -> None:
+    """Copy both streams to their ends. A sink's own error comes out bare, not in a group."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(_pump(process.stdout, out))
+            tasks.create_task(_pump(process.stderr, err))
+    except BaseExceptionGroup as group:
+        raise group.exceptions[0] from None
+
+
+async def _pump(source: asyncssh.SSHReader[bytes], sink: Sink) -> None:
+    while data := await source.read(READ_SIZE_MAX):
+        sink(data)
+
+
+@asynccontextmanager
+async def connect(target: SshTarget) -> AsyncIterator[Remote]:
+    """An open, authenticated connection whose host key was checked. Raises SshFailed."""
+    runtime.ensure("net")
+    async with AsyncExitStack() as hops:
+        yield Remote(target, await _open(target, hops, None, 0))
+
+
+async def _open(
+    target: SshTarget, hops: AsyncExitStack, through: asyncssh.SSHClientConnection | None, depth: int
+) -> asyncssh.SSHClientConnection:
+    """Connect to one host, by its jump hosts first; each hop is checked like the last one."""
+    import asyncssh
+
+    if depth > JUMPS_MAX:
+        raise SshFailed(f"{target.name}: more than {JUMPS_MAX} jump hosts; does ProxyJump name itself?")
+    options = _options(target)
+    for hop in _jumps(options) if through is None else []:
+        through = await _open(hop, hops, through, depth + 1)
+    seen: list[_SeenKey] = []
+    try:
+        connection = await asyncio.wait_for(
+            asyncssh.connect(
+                target.host,
+                tunnel=through,
+                options=options,
+                client_factory=lambda: _host_key_witness(options, seen),
+            ),
+            CONNECT_TIMEOUT_S + LOGIN_TIMEOUT_S,
+        )
+    except (OSError, asyncssh.Error, ValueError) as error:
+        raise _failed(target, error, seen[0] if seen else None) from error
+    hops.push_async_callback(connection.wait_closed)
+    hops.callback(connection.close)
+    return connection
+
+
+def _options(target: SshTarget) -> asyncssh.SSHClientConnectionOptions:
+    """What ~/.ssh/config and the target say. Refuses a config that switches host-key checks off."""
+    import asyncssh
+
+    given: dict[str, Any] = {"username": target.user, "port": target.port}
+    try:
+        options = asyncssh.SSHClientConnectionOptions(
+            host=target.host,
+            config=(),  # the default files; without it none is read
+            connect_timeout=CONNECT_TIMEOUT_S,
+            login_timeout=LOGIN_TIMEOUT_S,
+            keepalive_interval=KEEPALIVE_INTERVAL_S,
+            keepalive_count_max=KEEPALIVE_COUNT_MAX,
+            agent_forwarding=False,
+            x11_forwarding=False,
+            command=None,
+            **{name: value for name, value in given.items() if value is not None},
+        )
+    except (OSError, asyncssh.Error, ValueError) as error:
+        raise _failed(target, error) from error
+    if options.known_hosts is None:
+        raise SshFailed(
+            f"{target.name}: ~/.ssh/config says 'UserKnownHostsFile none' for this host; host keys are always checked"
+        )
+    return options
+
+
+def _jumps(options: asyncssh.SSHClientConnectionOptions) -> list[SshTarget]:
+    """The hops of ProxyJump, nearest first."""
+    chain = options.tunnel if isinstance(options.tunnel, str) else ""
+    hops = []
+    for hop in (part.strip() for part in chain.split(",") if part.strip()):
+        user, _, place = hop.rpartition("@")
+        host, _, port = place.rpartition(":") if ":" in place and not place.endswith("]") else (place, "", "")
+        hops.append(SshTarget(f"jump host {hop}", host.strip("[]"), user or None, int(port) if port else None))
+    return hops
+
+
+def _host_key_witness(options: asyncssh.SSHClientConnectionOptions, seen: list[_SeenKey]) -> asyncssh.SSHClient:
+    """A client that refuses every key known_hosts does not hold, and notes it for the message."""
+    import asyncssh
+
+    class Witness(asyncssh.SSHClient):
+        def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
+            entry = host if port == 22 else f"[{host}]:{port}"
+            files = options.known_hosts or _default_known_hosts()
+            known = bool(files) and bool(asyncssh.match_known_hosts(files, host, addr, port)[0])
+            seen.append(_SeenKey(entry, key.get_algorithm(), key.get_fingerprint(), known))
+            return False
+
+    return Witness()
+
+
+def _default_known_hosts() -> list[str]:
+    path = os.path.expanduser("~/.ssh/known_hosts")  # noqa: PTH111 - asyncssh resolves it this way, too
+    return [path] if os.access(path, os.R_OK) else []
+
+
+def _failed(target: SshTarget, error: Exception, key: _SeenKey | None = None) -> LlorchError:
+    """What went wrong, and the command that mends it."""
+    import shlex
+
+    import asyncssh
+
+    by_hand = shlex.join(["ssh", *target.ssh_words, "true"])
+    if key is not None and key.is_changed:
+        why = (
+            f"the host key has CHANGED (now {key.algorithm} {key.fingerprint}); somebody may be listening in. "
+            f"If the machine was set up anew, run: ssh-keygen -R {shlex.quote(key.entry)} && {by_hand}"
+        )
+    elif key is not None:
+        why = f"host key not verified ({key.algorithm} {key.fingerprint}). To check and accept it, run: {by_hand}"
+    elif isinstance(error, asyncssh.HostKeyNotVerifiable):
+        why = f"host key not verified ({error.reason}). To see more, run: {by_hand}"
+    elif isinstance(error, asyncssh.PermissionDenied):
+        copy = shlex.join(["ssh-copy-id", *target.ssh_words])
+        why = f"permission denied: no key of yours is accepted there. To install one, run: {copy}"
+    elif isinstance(error, ConnectionRefusedError):
+        why = "connection refused: nothing listens on that port"
+    elif isinstance(error, TimeoutError):
+        why = f"no answer within {CONNECT_TIMEOUT_S:.0f} s"
+    else:
+        why = getattr(error, "reason", "") or getattr(error, "strerror", "") or str(error) or type(error).__name__
+    return SshFailed(f"{target.name}: {why}")
+
+
+def run_interruptible(main: Callable[[], Any]) -> Any:
+    """`asyncio.run(main())`, with SIGTERM and SIGHUP ending it as cleanly as Ctrl-C does: remote commands stop, too."""
+
+    async def guarded() -> Any:
+        task = asyncio.current_task()
+        assert task is not None
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, task.cancel)
+        return await main()
+
+    try:
+        return asyncio.run(guarded())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None

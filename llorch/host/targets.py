@@ -1,0 +1,66 @@
+"""Which machine a short name means: a `[pools.NAME]` profile, else what ssh's own config or DNS make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llorch.base.errors import ConfigError, NotFound, UsageError
+
+EVERY = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class SshTarget:
+    """One SSH destination. None leaves a value to ~/.ssh/config; `program` is llorch-pool's path over there."""
+
+    name: str
+    host: str
+    user: str | None = None
+    port: int | None = None
+    program: str | None = None
+
+    @property
+    def ssh_words(self) -> list[str]:
+        """The words after `ssh` that reach the same machine by hand."""
+        port = [] if self.port is None else ["-p", str(self.port)]
+        return [*port, self.host if self.user is None else f"{self.user}@{self.host}"]
+
+
+def find_target(name: str, config: Mapping[str, Any]) -> SshTarget:
+    """The target of one name; `config` is the parsed llorch.toml. Raises UsageError, ConfigError."""
+    profile = config.get("pools", {}).get(name)
+    if profile is not None:
+        return _from_profile(name, profile)
+    user, at, host = name.rpartition("@")
+    # A leading dash would be read as an option by the ssh commands that our hints print.
+    if not host or host.startswith("-") or (at and not user) or any(c.isspace() or not c.isprintable() for c in name):
+        raise UsageError(f"'{name}' is not a host name")
+    return SshTarget(name, host, user or None)
+
+
+def find_targets(names: Sequence[str], config: Mapping[str, Any]) -> list[SshTarget]:
+    """The targets of `--host` values: names, comma-separated lists, `all` profiles; each once, in order."""
+    profiles = list(config.get("pools", {}))
+    wanted: list[str] = []
+    for name in (part.strip() for value in names for part in value.split(",")):
+        if name == EVERY and EVERY not in profiles:
+            if not profiles:
+                raise NotFound(
+                    "--host all: no pool is registered; add one with 'llorch pool register NAME --host HOST'"
+                )
+            wanted += profiles
+        else:
+            wanted.append(name)
+    return [find_target(name, config) for name in dict.fromkeys(wanted)]
+
+
+def _from_profile(name: str, profile: Mapping[str, Any]) -> SshTarget:
+    host, user, port, path = (profile.get(key) for key in ("host", "user", "port", "path"))
+    for key, value in (("host", host), ("user", user), ("path", path)):
+        if value is not None and (not isinstance(value, str) or not value or value.startswith("-")):
+            raise ConfigError(f"[pools.{name}]: {key} must be a string and not start with '-'")
+    if port is not None and (not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536):
+        raise ConfigError(f"[pools.{name}]: port must be a number from 1 to 65535")
+    return SshTarget(name, host or name, user, port, path)
