@@ -41,12 +41,11 @@ class Tokenizer:
     """
 
     def __init__(self, directory: Path) -> None:
-        path = directory / TOKENIZER_NAME
-        if not path.is_file():
-            raise InvalidModel(f"there is no {TOKENIZER_NAME} in the model directory")
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as problem:  # noqa: BLE001  (the library raises bare Exception for a bad file)
+            self._tokenizer = tokenizers.Tokenizer.from_buffer((directory / TOKENIZER_NAME).read_bytes())
+        except FileNotFoundError:
+            raise InvalidModel(f"there is no {TOKENIZER_NAME} in the model directory") from None
+        except (OSError, ValueError) as problem:
             raise InvalidModel(f"{TOKENIZER_NAME} cannot be read: {problem}") from None
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
