@@ -119,7 +119,7 @@ NET = Recipe(
     "net",
     packages=(
         *("asyncssh", "cryptography", "_cffi_backend*.so"),
-        *("huggingface_hub", "hf_xet", "httpx2", "httpcore2", "h11", "anyio", "sniffio", "truststore", "filelock"),
+        *("huggingface_hub", "hf_xet", "httpx2", "httpcore2", "h11", "anyio", "truststore", "filelock"),
         *("fsspec", "packaging", "yaml", "_yaml", "tqdm", "click"),
     ),
     dropped=(*NEVER_NEEDED, "*/tests", "fsspec/implementations", "huggingface_hub/templates"),
