@@ -11,12 +11,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llorch.base.errors import HostError
+
+if TYPE_CHECKING:
+    import asyncio
 
 STDIN_SIZE_MAX = 4096  # what every pipe holds, so that handing it over cannot block
 KILL_WAIT_S = 5.0
@@ -156,6 +160,12 @@ def terminate(pid: int, start_time: float, *, grace_s: float) -> Outcome:
     finally:
         if handle is not None:
             os.close(handle)
+
+
+def on_stop(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
+    """Call `callback` in `loop` for every SIGTERM and SIGINT of this process, instead of dying of it."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, callback)
 
 
 def _open_handle(pid: int) -> int | None:
