@@ -6,15 +6,24 @@ across restarts (the shell sees to that), so records keep it as it is.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from llorch.base.ids import JobId, WorkerId
+from llorch.core import admission, bells, journey, leases, restart
+from llorch.core import events as happened
 from llorch.core.effects import Effect, PoolRecord
 from llorch.core.events import Event
-from llorch.core.job import JobRecord
+from llorch.core.job import JobRecord, JobState, OnDisconnect
+from llorch.core.policy import BuiltinPolicy, Policy
 from llorch.core.settings import BrainSettings
+from llorch.core.state import LiveJob, State
+from llorch.core.timers import Bell
+from llorch.core.transitions import HEARD
 from llorch.core.worker import WorkerRecord
+
+__all__ = ["Brain", "BrainSettings", "Counts", "Place"]
 
 
 class Place(NamedTuple):
@@ -37,37 +46,144 @@ class Counts:
 class Brain:
     """Every decision about jobs and workers. Start with `Restarted` when there is stored state."""
 
-    def __init__(self, settings: BrainSettings | None = None) -> None:
+    def __init__(self, settings: BrainSettings | None = None, policy: Policy | None = None) -> None:
         self.settings = settings or BrainSettings()
+        self._state = State(self.settings, policy or BuiltinPolicy(self.settings))
+        self._hear = self._handlers()
 
     def decide(self, event: Event, now: float) -> list[Effect]:
         """What follows from this event, in the order to be carried out. An illegal event changes nothing: []."""
-        raise NotImplementedError
+        state = self._state
+        state.now = max(now, state.now)
+        handler = self._hear.get(type(event))
+        if handler is not None:
+            handler(event)
+            journey.settle(state)
+        return state.take_effects()
 
     def next_wakeup(self) -> float | None:
         """The `now` at which to feed TimePassed at the latest; None: nothing is waiting for time."""
-        raise NotImplementedError
+        return self._state.timers.next()
 
     def job(self, job_id: JobId) -> JobRecord | None:
         """The record of a live job (queued to cancelling); None once it ended: then the store knows it."""
-        raise NotImplementedError
+        job = self._state.jobs.get(job_id)
+        return None if job is None or job.record.state is JobState.ADMITTING else job.record
 
     def position(self, job_id: JobId) -> Place | None:
         """The place of a queued job; None when it is not queued."""
-        raise NotImplementedError
+        position = self._state.queue.position(job_id)
+        if position is None:
+            return None
+        return Place(position, self._state.queue.eta_s(job_id, position, self._state.now))
 
     def worker(self, worker_id: WorkerId) -> WorkerRecord | None:
         """One worker, lost ones included; None: never announced, so its heartbeat deserves a 404 (announce again)."""
-        raise NotImplementedError
+        worker = self._state.fleet.workers.get(worker_id)
+        return None if worker is None else worker.record()
 
     def workers(self) -> list[WorkerRecord]:
         """All workers by id, lost ones included until they are forgotten."""
-        raise NotImplementedError
+        return [worker.record() for _, worker in sorted(self._state.fleet.workers.items())]
 
     def pools(self) -> list[PoolRecord]:
         """Registered hosts plus hosts with live workers, by id."""
-        raise NotImplementedError
+        return self._state.fleet.pool_records()
 
     def counts(self) -> Counts:
         """The numbers of `/health`."""
-        raise NotImplementedError
+        state = self._state
+        return Counts(state.depth, state.running(), state.fleet.live_count(), len(self.pools()))
+
+    def _handlers(self) -> dict[type[Any], Callable[[Any], None]]:
+        """Event type to what is done about it. PolicyAnswered is absent: the built-in policy asks nothing."""
+        state = self._state
+        table: dict[type[Any], Callable[[Any], None]] = {
+            happened.JobSubmitted: lambda event: admission.submit(state, event.spec),
+            happened.TokensCounted: self._about_job(self._tokens_counted),
+            happened.CancelRequested: self._about_job(self._cancel_requested),
+            happened.ClientDisconnected: self._about_job(self._client_disconnected),
+            happened.ClientAttached: self._about_job(self._client_attached),
+            happened.AttemptStarted: self._about_attempt(lambda job, event: journey.started(state, job)),
+            happened.FirstTokenSeen: self._about_attempt(lambda job, event: journey.first_token(state, job)),
+            happened.AttemptEnded: self._attempt_over(self._attempt_ended),
+            happened.AttemptFailed: self._attempt_over(self._attempt_failed),
+            happened.WorkerAnnounced: lambda event: leases.announced(state, event.spec),
+            happened.HeartbeatReceived: lambda event: leases.heard(state, event),
+            happened.WorkerDrainRequested: lambda event: leases.drain_worker(state, event.worker_id),
+            happened.WorkerForgetRequested: lambda event: leases.forget_worker(state, event.worker_id),
+            happened.PoolRegistered: lambda event: leases.register_pool(state, event),
+            happened.PoolForgotten: lambda event: leases.forget_pool(state, event),
+            happened.DrainStarted: self._drain_started,
+            happened.TimePassed: self._time_passed,
+            happened.Restarted: lambda event: restart.restore(state, event),
+        }
+        return table
+
+    def _about_job(self, then: Callable[[LiveJob, Any], None]) -> Callable[[Any], None]:
+        """Heard only when the job lives and its state listens to this kind of event."""
+
+        def heard(event: Any) -> None:
+            job = self._state.jobs.get(event.job_id)
+            if job is not None and type(event) in HEARD[job.record.state]:
+                then(job, event)
+
+        return heard
+
+    def _about_attempt(self, then: Callable[[LiveJob, Any], None]) -> Callable[[Any], None]:
+        """Heard only when it is about the job's current attempt."""
+
+        def heard(job: LiveJob, event: Any) -> None:
+            if event.attempt == job.record.attempts:
+                then(job, event)
+
+        return self._about_job(heard)
+
+    def _attempt_over(self, then: Callable[[LiveJob, Any], None]) -> Callable[[Any], None]:
+        """Whatever became of the job, an attempt that is over frees its slot."""
+        heard = self._about_attempt(then)
+
+        def over(event: Any) -> None:
+            leases.seat_over(self._state, event.job_id, event.attempt)
+            heard(event)
+
+        return over
+
+    def _tokens_counted(self, job: LiveJob, event: happened.TokensCounted) -> None:
+        admission.counted(self._state, job, event.prompt_tokens)
+
+    def _cancel_requested(self, job: LiveJob, event: happened.CancelRequested) -> None:
+        if job.record.state is JobState.ADMITTING:
+            admission.refuse(self._state, job, "ADMISSION_REJECTED", "cancelled before it was accepted")
+        else:
+            journey.cancel(self._state, job)
+
+    def _client_disconnected(self, job: LiveJob, event: happened.ClientDisconnected) -> None:
+        job.attached = False
+        self._state.watching.pop(job.id, None)
+        if job.record.state is JobState.ADMITTING:
+            admission.refuse(self._state, job, "ADMISSION_REJECTED", "the client went away before it was accepted")
+        elif job.record.spec.on_disconnect is OnDisconnect.CANCEL:
+            if self.settings.disconnect_grace_s > 0:
+                self._state.timers.set(Bell.GRACE, job.id, self._state.now + self.settings.disconnect_grace_s)
+            else:
+                journey.cancel(self._state, job)
+
+    def _client_attached(self, job: LiveJob, event: happened.ClientAttached) -> None:
+        job.attached = True
+        self._state.timers.clear(Bell.GRACE, job.id)
+        if job.record.state is JobState.QUEUED:
+            journey.watch(self._state, job)
+
+    def _attempt_ended(self, job: LiveJob, event: happened.AttemptEnded) -> None:
+        journey.ended(self._state, job, event.result)
+
+    def _attempt_failed(self, job: LiveJob, event: happened.AttemptFailed) -> None:
+        leases.attempt_failed(self._state, job, event)
+
+    def _drain_started(self, event: happened.DrainStarted) -> None:
+        self._state.draining = True
+
+    def _time_passed(self, event: happened.TimePassed) -> None:
+        for bell, name in self._state.timers.due(self._state.now):
+            bells.ring(self._state, bell, name)

@@ -1,0 +1,204 @@
+"""The door: which job is taken, which is refused and with what code, before anything is promised."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from llorch.base import errors
+from llorch.base.ids import JobId
+from llorch.core import journey
+from llorch.core.effects import Accept, CountTokens, Duplicate, Refuse
+from llorch.core.fleet import Worker
+from llorch.core.job import JobRecord, JobSpec, JobState
+from llorch.core.placement import hard_misfit, pin_problem, takes, usable
+from llorch.core.policy import Admit, QueueView, TaskView, WhenFull
+from llorch.core.settings import UNBOUNDED
+from llorch.core.state import LiveJob, State
+from llorch.core.timers import Bell
+from llorch.core.transitions import Happening
+
+RETRY_AFTER_UNKNOWN_S = 10.0
+
+
+def submit(state: State, spec: JobSpec) -> None:
+    """A client asks for a job: refuse, answer with the earlier one, count its tokens first, or take it."""
+    if spec.job_id in state.jobs:
+        return
+    earlier = _earlier(state, spec)
+    if earlier is not None:
+        state.do(Duplicate(spec.job_id, earlier))
+        return
+    job = new_live_job(state, JobRecord(spec, JobState.ADMITTING, state.now, state.sequence, queued_since=state.now))
+    state.sequence += 1
+    if _refused(state, job):
+        return
+    counter = _needs_count(state, job)
+    if counter is None:
+        admit(state, job)
+        return
+    state.jobs[job.id] = job
+    state.admitting += 1
+    state.timers.set(Bell.COUNT, job.id, state.now + state.settings.count_timeout_s)
+    state.do(CountTokens(job.id, counter.id, counter.spec.url))
+
+
+def new_live_job(state: State, record: JobRecord) -> LiveJob:
+    """The working form of a record, fresh or restored."""
+    spec = record.spec
+    view = TaskView.of(spec)
+    job = LiveJob(record, view, state.policy.timeout(view), spec.attached, state.policy.prioritize(view))
+    job.need_exact = spec.prompt_tokens is not None
+    # A default max_tokens gives way to the context; one the client chose does not.
+    prompt = spec.prompt_bytes if spec.prompt_tokens is None else spec.prompt_tokens
+    job.context_need = prompt + (spec.max_tokens or 1)
+    return job
+
+
+def _earlier(state: State, spec: JobSpec) -> JobId | None:
+    return None if spec.idempotency_key is None else state.keys.get((spec.tenant, spec.idempotency_key))
+
+
+def refuse(
+    state: State, job: LiveJob, code: str, message: str, retry_after_s: float | None = None, **details: object
+) -> None:
+    """Turn the job away; nothing of it is remembered."""
+    if state.jobs.pop(job.id, None) is not None:
+        state.admitting -= 1
+        for bell in journey.JOB_BELLS:
+            state.timers.clear(bell, job.id)
+    state.do(Refuse(job.id, code, message, retry_after_s, dict(details) or None))
+
+
+def _refused(state: State, job: LiveJob) -> bool:
+    """Everything that can be said without counting tokens."""
+    spec = job.record.spec
+    if state.draining:
+        refuse(state, job, errors.Draining.code, "orchestratord is shutting down")
+    elif not _model_known(state, spec):
+        refuse(state, job, errors.ModelNotFound.code, f"no catalog and no worker knows the model {spec.model}")
+    elif spec.deadline_s is not None and spec.deadline_s <= 0:
+        refuse(state, job, errors.DeadlineUnmet.code, "the deadline has passed already")
+    elif (problem := pin_problem(state.fleet, spec.wishes, spec.model)) is not None:
+        refuse(state, job, problem.code, problem.message)
+    elif state.policy.admit(job.view) is Admit.REJECT:
+        refuse(state, job, errors.AdmissionRejected.code, "the admission policy rejected the job", retry_after_s(state))
+    else:
+        return False
+    return True
+
+
+def _model_known(state: State, spec: JobSpec) -> bool:
+    return spec.model is None or spec.model in state.fleet.models or spec.model in state.settings.known_models
+
+
+def _largest(state: State, job: LiveJob) -> Worker | None:
+    """The ready worker with the longest context among those that could serve the job at all."""
+    shape = journey.shape_of(state, job)._replace(context=0)
+    fitting = (w for w in state.fleet.ready(shape.lane) if usable(state.fleet, w) and hard_misfit(shape, w) is None)
+    return max(fitting, key=lambda worker: (worker.spec.context_length, worker.id), default=None)
+
+
+def _needs_count(state: State, job: LiveJob) -> Worker | None:
+    """The worker to ask when bytes alone do not prove that the job fits. Bytes bound tokens from above."""
+    spec = job.record.spec
+    if spec.prompt_tokens is not None or _any_holds(state, job):
+        return None
+    largest = _largest(state, job)
+    if largest is None or job.context_need <= largest.spec.context_length:
+        return None
+    if (spec.max_tokens or 1) >= largest.spec.context_length:
+        return None
+    return largest
+
+
+def _any_holds(state: State, job: LiveJob) -> bool:
+    """Quick answer for the usual case: the smallest context ever announced for the model holds the job."""
+    contexts = state.fleet.contexts(job.record.spec.model)
+    return bool(contexts) and job.context_need <= contexts[0]
+
+
+def counted(state: State, job: LiveJob, prompt_tokens: int | None) -> None:
+    """A worker counted the prompt, or could not (None: the dispatch will check)."""
+    del state.jobs[job.id]
+    state.admitting -= 1
+    state.timers.clear(Bell.COUNT, job.id)
+    if prompt_tokens is not None:
+        job.record = replace(job.record, spec=replace(job.record.spec, prompt_tokens=prompt_tokens))
+        job.need_exact = True
+        job.context_need = prompt_tokens + (job.record.spec.max_tokens or 1)
+    earlier = _earlier(state, job.record.spec)
+    if earlier is not None:
+        state.do(Duplicate(job.id, earlier))
+    elif not _refused(state, job):
+        admit(state, job)
+
+
+def _too_long(state: State, job: LiveJob) -> bool:
+    """Refuse a job whose counted tokens, or whose max_tokens alone, no ready worker of its model can hold."""
+    if _any_holds(state, job):
+        return False
+    largest = _largest(state, job)
+    if largest is None:
+        return False
+    spec, context = job.record.spec, largest.spec.context_length
+    needs = job.context_need if job.need_exact else (spec.max_tokens or 1) + 1
+    if needs <= context:
+        return False
+    refuse(
+        state,
+        job,
+        errors.ContextLengthExceeded.code,
+        "the prompt and max_tokens do not fit the model's context",
+        prompt_tokens=spec.prompt_tokens,
+        max_tokens=spec.max_tokens,
+        context_length=context,
+    )
+    return True
+
+
+def admit(state: State, job: LiveJob) -> None:
+    """Take the job if it fits and there is room: commit, then answer 202."""
+    if _too_long(state, job) or _no_room(state, job):
+        return
+    spec = job.record.spec
+    state.move(job, Happening.ADMITTED)
+    state.jobs[job.id] = job
+    if spec.idempotency_key is not None:
+        state.keys[spec.tenant, spec.idempotency_key] = job.id
+        if len(state.keys) > state.settings.idempotency_keys_max:
+            state.keys.popitem(last=False)
+    limit = journey.total_limit_at(job)
+    if limit is not None:
+        state.timers.set(Bell.TOTAL, job.id, limit)
+    state.keep_job(job)
+    journey.wait(state, job)
+    position = state.queue.position(job.id) or 0
+    job.position_told = position
+    state.explain(job.id, "admitted", None, (), f"position {position}")
+    state.do(Accept(job.id, position, state.queue.eta_s(job.id, position, state.now)))
+
+
+def _no_room(state: State, job: LiveJob) -> bool:
+    """The queue is full, no worker would take the job at once, and policy makes no room."""
+    capacity = state.settings.queue_capacity
+    if capacity == UNBOUNDED or state.depth < capacity:
+        return False
+    lane = job.record.spec.model
+    shape = journey.shape_of(state, job)
+    if any(takes(state.fleet, shape, worker) for worker in state.fleet.open(lane)):
+        return False
+    oldest = state.queue.oldest_batch()
+    verdict = state.policy.on_queue_full(job.view, QueueView(state.depth, capacity, oldest))
+    if verdict is WhenFull.DROP_OLDEST_BATCH and oldest is not None:
+        later = retry_after_s(state)
+        journey.give_up(state, state.jobs[oldest], errors.QueueFull.code, "dropped to make room in the queue", later)
+        return False
+    refuse(state, job, errors.QueueFull.code, f"the queue holds {state.depth} jobs already", retry_after_s(state))
+    return True
+
+
+def retry_after_s(state: State) -> float:
+    """Seconds until a place comes free at the learned speed, 1 to 120."""
+    rate = state.queue.rate.per_s(state.now)
+    expected = RETRY_AFTER_UNKNOWN_S if rate is None else 1 / rate
+    return min(max(expected, 1.0), float(errors.RETRY_AFTER_MAX_S))

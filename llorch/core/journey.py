@@ -1,0 +1,314 @@
+"""A job's way from the queue to its one ending: wait, place, start, interrupt, cancel, finish."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import replace
+
+from llorch.base import errors
+from llorch.base.ids import JobId, SessionId, TenantId, WorkerId
+from llorch.core.effects import CancelAttempt, CancelCause, Dispatch, Finish
+from llorch.core.fleet import Worker
+from llorch.core.job import Ending, Failure, FailureKind, JobState, Priority, Result
+from llorch.core.placement import Chooser, serveable, takes
+from llorch.core.queue import QueueKey, Shape
+from llorch.core.state import LiveJob, State
+from llorch.core.timers import Bell
+from llorch.core.transitions import Happening
+
+JOB_BELLS = (Bell.COUNT, Bell.QUEUE, Bell.TOTAL, Bell.BACKOFF, Bell.REUNION, Bell.CANCEL, Bell.GRACE)
+ON_WORKER = frozenset({JobState.DISPATCHED, JobState.RUNNING, JobState.CANCELLING})
+LOST_KINDS = frozenset({FailureKind.REFUSED, FailureKind.BROKEN, FailureKind.STALLED, FailureKind.BUSY})
+FIRST, ORDINARY = 0, 1
+
+
+def shape_of(state: State, job: LiveJob) -> Shape:
+    """What the job demands now. A job that sent tokens stays with the model that made them."""
+    spec = job.record.spec
+    lane = job.record.model if job.continuing else spec.model
+    wishes = spec.wishes
+    need = job.context_need
+    if need:
+        # Rounded up to a context some worker has, so that there are as many shapes as kinds of workers.
+        contexts = state.fleet.contexts(lane)
+        at = bisect_left(contexts, need)
+        need = contexts[at] if 0 < at < len(contexts) else 0
+    return Shape(
+        lane=lane,
+        pin_worker=None if wishes.pin_worker is None else WorkerId(wishes.pin_worker),
+        pin_pool=wishes.pin_pool,
+        only_pools=wishes.prefer_pools if not wishes.allow_fallback else (),
+        avoid_pools=wishes.avoid_pools,
+        context=need,
+        exact=job.need_exact,
+        shun=job.shun,
+    )
+
+
+def wait(state: State, job: LiveJob, delay_s: float = 0.0) -> None:
+    """Put a QUEUED job into the queue; with a delay it keeps its place but is not offered before."""
+    record = job.record
+    rank = FIRST if job.continuing or job.restarted else ORDINARY
+    key = QueueKey(rank, record.accepted_at + job.handicap_s, record.sequence, job.id)
+    shape = shape_of(state, job)
+    held = delay_s > 0
+    state.queue.push(key, shape, batch=record.spec.priority is Priority.BATCH, held=held)
+    if held:
+        state.timers.set(Bell.BACKOFF, job.id, state.now + delay_s)
+    else:
+        state.unplaced.append(job.id)
+    if job.continuing:
+        state.timers.set(Bell.REUNION, job.id, state.patience(state.now + state.settings.continue_wait_s))
+    elif job.timeouts.queue_s is not None:
+        state.timers.set(Bell.QUEUE, job.id, state.patience(record.queued_since + job.timeouts.queue_s))
+    if (shape.pin_worker or shape.pin_pool) and not state.timers.armed(Bell.PINS, ""):
+        state.timers.set(Bell.PINS, "", state.now + state.settings.lease_s)
+    watch(state, job)
+
+
+def watch(state: State, job: LiveJob) -> None:
+    """Tell an attached client its job's place from time to time, until it was told that the job started."""
+    if not job.attached or job.record.started_at is not None:
+        return
+    state.watching[job.id] = None
+    if not state.timers.armed(Bell.ANNOUNCE, ""):
+        state.timers.set(Bell.ANNOUNCE, "", state.now + state.settings.announce_every_s)
+
+
+def place(state: State, job: LiveJob) -> bool:
+    """Dispatch an offered job if a worker can take it now; the first refusal is explained."""
+    entry = state.queue.entry(job.id)
+    assert entry is not None
+    shape = entry[1]
+    spec = job.record.spec
+    affine = None if spec.session_id is None else state.sessions.get((spec.tenant, spec.session_id))
+    chooser = Chooser(state.fleet, state.policy, state.settings.reasons_max)
+    choice = chooser.choose(job.view, shape, spec.wishes.prefer_pools, affine, state.now)
+    if choice.worker is None:
+        state.explain(job.id, "waiting", None, choice.reasons)
+        return False
+    state.explain(job.id, "placed", choice.worker.id, choice.reasons, f"attempt {job.record.attempts + 1}")
+    _dispatch(state, job, choice.worker, shape)
+    return True
+
+
+def _dispatch(state: State, job: LiveJob, worker: Worker, shape: Shape) -> None:
+    record = job.record
+    state.queue.remove(job.id)
+    state.queue.left(shape.lane, state.now)
+    for bell in (Bell.QUEUE, Bell.REUNION, Bell.BACKOFF):
+        state.timers.clear(bell, job.id)
+    state.watching.pop(job.id, None)
+    state.move(
+        job,
+        Happening.PLACED,
+        attempts=record.attempts + 1,
+        worker_id=worker.id,
+        model=worker.spec.model,
+        dispatched_at=state.now if record.dispatched_at is None else record.dispatched_at,
+    )
+    state.fleet.take_seat(worker, job.seat, state.now)
+    if record.spec.session_id is not None:
+        _remember_session(state, record.spec.tenant, record.spec.session_id, worker.id)
+    state.keep_job(job)
+    state.do(
+        Dispatch(
+            job_id=job.id,
+            attempt=job.record.attempts,
+            worker_id=worker.id,
+            url=worker.spec.url,
+            early=job.attached,
+            first_token_timeout_s=job.timeouts.first_token_s,
+            stall_timeout_s=job.timeouts.stall_s,
+            deadline_at=total_limit_at(job),
+        )
+    )
+
+
+def _remember_session(state: State, tenant: TenantId, session: SessionId, worker_id: WorkerId) -> None:
+    state.sessions[tenant, session] = worker_id
+    state.sessions.move_to_end((tenant, session))
+    if len(state.sessions) > state.settings.sessions_max:
+        state.sessions.popitem(last=False)
+
+
+def total_limit_at(job: LiveJob) -> float | None:
+    """When the job has to be over, by its own deadline, timeout, or the policy; None: never."""
+    spec = job.record.spec
+    limits = [limit for limit in (spec.deadline_s, spec.timeout_s, job.timeouts.total_s) if limit is not None]
+    return job.record.accepted_at + min(limits) if limits else None
+
+
+def fill(state: State, worker: Worker) -> None:
+    """Give a worker with room the jobs that are first in line for it, until none fits or it is full."""
+    while worker.open_key is not None:
+        best: QueueKey | None = None
+        for key, shape in state.queue.heads(worker.spec.model, worker.id):
+            if state.draining and key.rank != FIRST:
+                continue
+            if (best is None or key < best) and takes(state.fleet, shape, worker):
+                best = key
+        if best is None or not place(state, state.jobs[best.job_id]):
+            return
+
+
+def settle(state: State) -> None:
+    """The end of a turn: workers with new room first, in the queue's order; then jobs that just came."""
+    while state.freed or state.unplaced or state.shaken:
+        for model in state.shaken:
+            for peer in state.fleet.open(model):
+                state.touch(peer)
+        state.shaken.clear()
+        freed, state.freed = state.freed, {}
+        for worker_id in freed:
+            worker = state.fleet.workers.get(worker_id)
+            if worker is not None:
+                fill(state, worker)
+        unplaced, state.unplaced = state.unplaced, []
+        offered = [(entry[0], job_id) for job_id in unplaced if (entry := state.queue.entry(job_id)) and not entry[2]]
+        for key, job_id in sorted(offered):
+            if not (state.draining and key.rank != FIRST):
+                place(state, state.jobs[job_id])
+
+
+def started(state: State, job: LiveJob) -> None:
+    """The worker began with the current attempt."""
+    if job.record.state is JobState.DISPATCHED:
+        first = job.record.started_at
+        state.move(job, Happening.STARTED, started_at=state.now if first is None else first)
+        state.keep_job(job)
+
+
+def first_token(state: State, job: LiveJob) -> None:
+    """A token of the current attempt passed the relay: from now on the job is continued, not retried."""
+    job.continuing = True
+    if job.record.first_token_at is None:
+        job.record = replace(job.record, first_token_at=state.now)
+        state.keep_job(job)
+    started(state, job)
+
+
+def interrupt(state: State, job: LiveJob, failure: Failure) -> None:
+    """The current attempt is lost: queue for another one, or give up when policy says it was tried enough."""
+    if failure.kind is FailureKind.BUSY:
+        delay_s: float | None = 0.0  # the worker rests, nobody failed
+    else:
+        job.failures += 1
+        delay_s = state.policy.retry(job.view, failure, job.failures)
+    if delay_s is None:
+        give_up(state, job, *_verdict(job, failure))
+        return
+    what = "continue" if job.continuing else "retry"
+    why = f"{failure.kind.value} {failure.code}, again in {delay_s:.3f} s"
+    state.explain(job.id, what, None, ((job.record.worker_id or "", failure.kind.value),), why)
+    state.move(job, Happening.INTERRUPTED, queued_since=state.now)
+    state.keep_job(job)
+    wait(state, job, delay_s)
+
+
+def _verdict(job: LiveJob, failure: Failure) -> tuple[str, str]:
+    if failure.kind in LOST_KINDS:
+        return errors.WorkerLost.code, f"{failure.message}; gave up after {job.failures} failed attempts"
+    return failure.code, failure.message
+
+
+def give_up(state: State, job: LiveJob, code: str, message: str, retry_after_s: float | None = None) -> None:
+    """End the job as failed. Tokens that were sent are counted in the ending's result."""
+    partial = Result("ERROR", job.tokens_relayed, seed=job.record.spec.seed) if job.continuing else None
+    retriable = errors.by_code(code).retriable
+    ending = Ending(JobState.FAILED, partial, code, message, retriable, retry_after_s)
+    finish(state, job, Happening.GAVE_UP, ending)
+
+
+def ended(state: State, job: LiveJob, result: Result) -> None:
+    """The worker finished the current attempt, by itself or because it was told to stop."""
+    if job.record.worker_id is not None and (worker := state.fleet.workers.get(job.record.worker_id)) is not None:
+        state.fleet.praise(worker, state.now)
+    if job.record.state is JobState.CANCELLING or result.stop_reason == "CANCELLED":
+        cancelled(state, job, result)
+    else:
+        finish(state, job, Happening.ENDED, Ending(JobState.COMPLETED, result))
+
+
+def cancel(state: State, job: LiveJob) -> None:
+    """The client wants it stopped: at once when no worker is on it, else when the worker or the limit says so."""
+    current = job.record.state
+    if current is JobState.QUEUED:
+        cancelled(state, job, None)
+    elif current in (JobState.DISPATCHED, JobState.RUNNING):
+        stop_attempt(state, job, CancelCause.CLIENT)
+        state.move(job, Happening.CANCEL_ASKED, cancel_requested=True)
+        state.keep_job(job)
+        state.timers.set(Bell.CANCEL, job.id, state.now + state.settings.cancel_limit_s)
+
+
+def cancelled(state: State, job: LiveJob, result: Result | None) -> None:
+    """End the job as cancelled, with what the worker reported where it did."""
+    if result is None:
+        result = Result("CANCELLED", job.tokens_relayed, seed=job.record.spec.seed)
+    finish(state, job, Happening.CANCELLED, Ending(JobState.CANCELLED, replace(result, stop_reason="CANCELLED")))
+
+
+def stop_attempt(state: State, job: LiveJob, cause: CancelCause) -> None:
+    """Stop the current attempt. Its seat stays taken until the shell reports the end, or for a limited time."""
+    worker = state.fleet.seated(job.seat)
+    if worker is None:
+        return
+    state.do(CancelAttempt(job.id, job.record.attempts, worker.id, worker.spec.url, cause))
+    state.timers.set(Bell.SEAT, f"{job.record.attempts}/{job.id}", state.now + state.settings.cancel_limit_s)
+
+
+def seat_limit(state: State, name: str) -> None:
+    """A stopped attempt was not reported over: count its slot as free."""
+    number, _, job_id = name.partition("/")
+    state.touch(state.fleet.leave_seat((JobId(job_id), int(number)), state.now))
+
+
+def finish(state: State, job: LiveJob, happening: Happening, ending: Ending) -> None:
+    """The one ending: persist, forget, close the stream."""
+    if state.queue.entry(job.id) is not None:
+        state.queue.remove(job.id)
+    state.watching.pop(job.id, None)
+    for bell in JOB_BELLS:
+        state.timers.clear(bell, job.id)
+    state.move(job, happening, ended_at=state.now, ending=ending)
+    state.keep_job(job)
+    state.explain(job.id, ending.state.value, job.record.worker_id, (), ending.error_code or _stop_reason(ending))
+    del state.jobs[job.id]
+    state.do(Finish(job.id, ending))
+
+
+def _stop_reason(ending: Ending) -> str:
+    return "" if ending.result is None else ending.result.stop_reason
+
+
+def total_timeout(state: State, job: LiveJob) -> None:
+    """The job's own deadline or timeout passed."""
+    if job.record.state is JobState.CANCELLING:
+        return
+    if job.record.state is not JobState.QUEUED:
+        stop_attempt(state, job, CancelCause.TIMEOUT)
+    give_up(state, job, errors.TimedOut.code, "the job took longer than its deadline or timeout allows")
+
+
+def queue_timeout(state: State, job: LiveJob) -> None:
+    """The job waited too long for an attempt."""
+    waited_s = state.now - job.record.queued_since
+    give_up(state, job, errors.QueueTimeout.code, f"no worker took the job within {waited_s:.0f} s")
+
+
+def reunion_over(state: State, job: LiveJob) -> None:
+    """A broken-off job waited its time: go on waiting only if some ready worker could serve it when free."""
+    entry = state.queue.entry(job.id)
+    assert entry is not None
+    if serveable(state.fleet, entry[1]):
+        state.timers.set(Bell.REUNION, job.id, state.now + state.settings.continue_wait_s)
+        return
+    message = f"the worker was lost after {job.tokens_relayed} tokens and no other could continue"
+    give_up(state, job, errors.WorkerLost.code, message)
+
+
+def backoff_over(state: State, job: LiveJob) -> None:
+    """The job may be placed again."""
+    state.queue.offer(job.id)
+    state.unplaced.append(job.id)

@@ -1,0 +1,62 @@
+"""Picking up after a restart of orchestratord: the stored records become the state, broken-off jobs first in line."""
+
+from __future__ import annotations
+
+from llorch.core import journey
+from llorch.core.admission import new_live_job
+from llorch.core.events import Restarted
+from llorch.core.fleet import Worker
+from llorch.core.job import JobRecord, JobState
+from llorch.core.state import LiveJob, State
+from llorch.core.timers import Bell
+from llorch.core.transitions import Happening
+from llorch.core.worker import WorkerRecord, WorkerState
+
+
+def restore(state: State, event: Restarted) -> None:
+    """Workers count as lost until they announce themselves; jobs wait for them at least `restart_wait_s`."""
+    state.patient_until = state.now + state.settings.restart_wait_s
+    for pool in event.pools:
+        state.fleet.pools[pool.pool_id] = pool.draining
+    for stored in event.workers:
+        _restore_worker(state, stored)
+    for record in event.jobs:
+        if record.state.terminal or record.spec.job_id in state.jobs:
+            continue
+        job = _restore_job(state, record, event.frames_relayed.get(record.spec.job_id, 0))
+        _resume(state, job)
+
+
+def _restore_worker(state: State, stored: WorkerRecord) -> None:
+    worker = Worker(stored.spec, stored.announced_at, stored.lease_until, WorkerState.LOST)
+    worker.lost_reason = "not heard of since the restart"
+    if worker.id in state.fleet.workers:
+        return
+    state.fleet.add(worker, state.now)
+    state.timers.set(Bell.FORGET, worker.id, state.now + state.settings.lost_worker_kept_s)
+
+
+def _restore_job(state: State, record: JobRecord, frames_relayed: int) -> LiveJob:
+    job = new_live_job(state, record)
+    job.attached = False
+    job.continuing = frames_relayed > 0 or record.first_token_at is not None
+    job.restarted = record.state is not JobState.QUEUED
+    state.jobs[job.id] = job
+    state.sequence = max(state.sequence, record.sequence + 1)
+    if record.spec.idempotency_key is not None:
+        state.keys[record.spec.tenant, record.spec.idempotency_key] = job.id
+    limit = journey.total_limit_at(job)
+    if limit is not None:
+        state.timers.set(Bell.TOTAL, job.id, limit)
+    return job
+
+
+def _resume(state: State, job: LiveJob) -> None:
+    if job.record.cancel_requested:
+        journey.cancelled(state, job, None)
+        return
+    if job.record.state is not JobState.QUEUED:
+        state.move(job, Happening.INTERRUPTED, queued_since=state.now)
+        state.keep_job(job)
+        state.explain(job.id, "continue" if job.continuing else "retry", None, (), "orchestratord restarted")
+    journey.wait(state, job)

@@ -1,0 +1,133 @@
+"""Everything the brain remembers, and the two ways a room of the brain speaks: `keep` a record, `do` an effect.
+
+Within a turn a record kept twice is persisted once, as it is in the end; all Persist effects come first.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from llorch.base.ids import JobId, ModelId, SessionId, TenantId, WorkerId
+from llorch.core.effects import Decision, Effect, Persist, PoolDropped, PoolRecord, WorkerForgotten
+from llorch.core.fleet import Fleet, Seat, Worker
+from llorch.core.job import JobRecord
+from llorch.core.policy import Policy, TaskView, Timeouts
+from llorch.core.queue import Queue, Shape
+from llorch.core.settings import BrainSettings
+from llorch.core.timers import Timers
+from llorch.core.transitions import Happening, after
+
+
+@dataclass(slots=True)
+class LiveJob:
+    """A job while it lives: its record, and what need not survive a restart.
+
+    `context_need` is what a worker's context must hold, 0 when unknown; `need_exact` says whether tokens were counted.
+    """
+
+    record: JobRecord
+    view: TaskView
+    timeouts: Timeouts
+    attached: bool
+    handicap_s: float
+    context_need: int = 0
+    need_exact: bool = False
+    shun: WorkerId | None = None
+    failures: int = 0
+    continuing: bool = False
+    restarted: bool = False
+    tokens_relayed: int = 0
+    position_told: int | None = None
+
+    @property
+    def id(self) -> JobId:
+        return self.record.spec.job_id
+
+    @property
+    def seat(self) -> Seat:
+        """The current attempt."""
+        return (self.record.spec.job_id, self.record.attempts)
+
+
+class State:
+    """The brain's memory during and between turns."""
+
+    def __init__(self, settings: BrainSettings, policy: Policy) -> None:
+        self.settings = settings
+        self.policy = policy
+        self.jobs: dict[JobId, LiveJob] = {}
+        self.queue = Queue()
+        self.fleet = Fleet()
+        self.timers = Timers()
+        self.sessions: OrderedDict[tuple[TenantId, SessionId], WorkerId] = OrderedDict()
+        self.keys: OrderedDict[tuple[TenantId, str], JobId] = OrderedDict()
+        self.watching: OrderedDict[JobId, None] = OrderedDict()
+        self.unmet_pins: dict[Shape, float] = {}
+        self.admitting = 0
+        self.sequence = 0
+        self.draining = False
+        self.patient_until = 0.0
+        self.now = 0.0
+        self.unplaced: list[JobId] = []
+        self.freed: dict[WorkerId, None] = {}
+        self.shaken: dict[ModelId, None] = {}
+        self._kept: dict[tuple[str, str], Persist] = {}
+        self._decided: list[Persist] = []
+        self._done: list[Effect] = []
+
+    @property
+    def depth(self) -> int:
+        """Jobs that wait, those being counted included."""
+        return len(self.queue) + self.admitting
+
+    def keep_job(self, job: LiveJob) -> None:
+        """Persist the job's record."""
+        self._kept["job", job.id] = Persist(job.record)
+
+    def keep_worker(self, worker: Worker) -> None:
+        """Persist the worker's record."""
+        self._kept["worker", worker.id] = Persist(worker.record())
+
+    def keep_no_worker(self, worker_id: WorkerId) -> None:
+        self._kept["worker", worker_id] = Persist(WorkerForgotten(worker_id))
+
+    def keep_pool(self, pool: PoolRecord | PoolDropped) -> None:
+        self._kept["pool", pool.pool_id] = Persist(pool)
+
+    def explain(
+        self, job_id: JobId, kind: str, chosen: str | None, reasons: Iterable[tuple[str, str]] = (), note: str = ""
+    ) -> None:
+        """Persist a decision about a job."""
+        self._decided.append(Persist(Decision(job_id, self.now, kind, chosen, tuple(reasons), note)))
+
+    def do(self, effect: Effect) -> None:
+        self._done.append(effect)
+
+    def take_effects(self) -> list[Effect]:
+        """What this turn came to; the memory of it is emptied."""
+        effects: list[Effect] = [*self._kept.values(), *self._decided, *self._done]
+        self._kept.clear()
+        self._decided.clear()
+        self._done.clear()
+        return effects
+
+    def move(self, job: LiveJob, happening: Happening, **changes: object) -> None:
+        """Change the job's state along the table, and its record with it."""
+        state = after(job.record.state, happening)
+        job.record = replace(job.record, state=state, **changes)  # type: ignore[arg-type]
+
+    def patience(self, at: float) -> float:
+        """A limit for waiting on workers; after a restart they get time to announce themselves again."""
+        return max(at, self.patient_until)
+
+    def touch(self, worker: Worker | None) -> None:
+        """The worker may have room: look for a job at the end of the turn. (`shaken`: look at all of a model,
+        because a worker fewer turns second choices of the others into first ones.)"""
+        if worker is not None:
+            self.freed[worker.id] = None
+
+    def running(self) -> int:
+        """Jobs that a worker is on."""
+        return len(self.jobs) - self.depth

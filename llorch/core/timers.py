@@ -1,0 +1,78 @@
+"""What the brain waits for: one bell per (kind, id), set, moved and cleared in O(log n)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import Enum
+from heapq import heapify, heappop, heappush
+
+COMPACT_BELOW = 64
+
+
+class Bell(Enum):
+    """The kinds of waiting, by what is done when the time has come."""
+
+    COUNT = "count"  # the worker did not count the prompt in time
+    QUEUE = "queue"  # the job waited too long for its first attempt
+    TOTAL = "total"  # the job's own deadline or timeout
+    BACKOFF = "backoff"  # the job may be placed again
+    REUNION = "reunion"  # a broken-off job found no worker to go on
+    CANCEL = "cancel"  # the worker did not confirm the cancel in time
+    GRACE = "grace"  # the dropped client did not come back
+    SEAT = "seat"  # a stopped attempt's slot counts as free
+    LEASE = "lease"  # the worker's lease ran out
+    REST = "rest"  # a busy worker may be asked again
+    FORGET = "forget"  # a lost worker leaves the list
+    ANNOUNCE = "announce"  # tell attached clients their places
+    PINS = "pins"  # look after pins that cannot be met
+
+
+Wait = tuple[Bell, str]
+
+
+class Timers:
+    """A heap with lazy deletion; at most about as many stale entries as live ones."""
+
+    def __init__(self) -> None:
+        self._armed: dict[Wait, tuple[float, int]] = {}
+        self._heap: list[tuple[float, int, Wait]] = []
+        self._serial = 0
+
+    def set(self, bell: Bell, name: str, at: float) -> None:
+        """Ring at `at`; replaces what was set for the same bell and name."""
+        wait = (bell, name)
+        self._serial += 1
+        self._armed[wait] = (at, self._serial)
+        heappush(self._heap, (at, self._serial, wait))
+        if len(self._heap) > 2 * len(self._armed) + COMPACT_BELOW:
+            self._heap = [(when, serial, wait) for wait, (when, serial) in self._armed.items()]
+            heapify(self._heap)
+
+    def clear(self, bell: Bell, name: str) -> None:
+        """Do not ring; fine when nothing was set."""
+        self._armed.pop((bell, name), None)
+
+    def armed(self, bell: Bell, name: str) -> bool:
+        return (bell, name) in self._armed
+
+    def next(self) -> float | None:
+        """When the next bell rings."""
+        self._drop_stale()
+        return self._heap[0][0] if self._heap else None
+
+    def due(self, now: float) -> Iterator[Wait]:
+        """Each bell whose time has come, earliest first; one that is set again for later rings later."""
+        while True:
+            self._drop_stale()
+            if not self._heap or self._heap[0][0] > now:
+                return
+            wait = heappop(self._heap)[2]
+            del self._armed[wait]
+            yield wait
+
+    def _drop_stale(self) -> None:
+        while self._heap:
+            at, serial, wait = self._heap[0]
+            if self._armed.get(wait) == (at, serial):
+                return
+            heappop(self._heap)
