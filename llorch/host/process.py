@@ -56,7 +56,7 @@ def spawn_detached(
     stdout and stderr are appended to `log_path` (0600); stdin reads `stdin_data` (at most 4 KiB: secrets travel here,
     never in argv) and then ends. `env` is laid over `clean_environment()`. Raises HostError if it cannot start.
     """
-    environment = {**clean_environment(), **(env or {})}
+    environment = {**clean_environment(), **_source_path(), **(env or {})}
     stdin = _prepared_stdin(stdin_data)
     try:
         log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -73,6 +73,14 @@ def spawn_detached(
     # Popen has not waited for it, so the pid is still its own even if it died at once.
     seen = _look(process.pid)
     return Spawned(process.pid, seen[1] if seen is not None else 0.0)
+
+
+def _source_path() -> dict[str, str]:
+    """From sources a daemon must find the package again although it starts in `/`."""
+    if getattr(sys, "frozen", False):
+        return {}
+    inherited = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    return {"PYTHONPATH": os.pathsep.join([str(Path(__file__).resolve().parents[2]), *inherited])}
 
 
 def _prepared_stdin(data: bytes | None) -> int:
