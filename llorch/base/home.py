@@ -25,6 +25,21 @@ class Home:
     models_dir: Path
     workers_dir: Path
 
+    @property
+    def catalog_lock_path(self) -> Path:
+        """Held while the catalog is changed."""
+        return self.catalog_path.with_name(".catalog.lock")
+
+    @property
+    def workers_lock_path(self) -> Path:
+        """Held while a port is chosen and a worker's record is written."""
+        return self.workers_dir / ".lock"
+
+    @property
+    def home_id_path(self) -> Path:
+        """The random id that every process started for this home carries in LLORCH_HOME_ID."""
+        return self.workers_dir.parent / "home-id"
+
     def model_dir(self, model_id: str, path: str) -> Path:
         """The directory of a model whose catalog entry says `path` ("" when it has no files yet).
 

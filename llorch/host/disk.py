@@ -7,7 +7,6 @@ import fcntl
 import json
 import os
 import secrets
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,9 @@ from pathlib import Path
 from llorch.base.errors import HostError, TryLater
 
 _POLL_S = 0.05
+_NO_LINK = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS)
+_FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
+_COPY_BYTES = 1 << 20
 
 
 def make_dir(path: Path, mode: int = 0o755) -> None:
@@ -102,9 +104,21 @@ def _acquire(fd: int, path: Path, timeout_s: float, waiting: Callable[[], None] 
 
 def free_bytes(path: Path) -> int:
     """Bytes a user may still write on the file system that holds (or will hold) `path`."""
+    facts = os.statvfs(_nearest(path))
+    return facts.f_bavail * facts.f_frsize
+
+
+def total_bytes(path: Path) -> int:
+    """Size of the file system that holds (or will hold) `path`."""
+    facts = os.statvfs(_nearest(path))
+    return facts.f_blocks * facts.f_frsize
+
+
+def _nearest(path: Path) -> Path:
+    """`path`, or the first of its parents that exists."""
     while not path.exists() and path != path.parent:
         path = path.parent
-    return shutil.disk_usage(path).free
+    return path
 
 
 def size_bytes(path: Path) -> int:
@@ -112,3 +126,35 @@ def size_bytes(path: Path) -> int:
     if not path.is_dir():
         return 0
     return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """`target` becomes the content of `source`: a hard link, else a reflink, else a copy; never a symbolic link.
+
+    Nothing of llorch writes into a finished file, so that a shared one stays as it is.
+    """
+    try:
+        os.link(source, target)
+        return
+    except OSError as error:
+        if error.errno not in _NO_LINK:
+            raise HostError(f"cannot create {target}: {error.strerror}") from error
+    try:
+        with open(source, "rb") as original, open(target, "xb") as copy:
+            _clone_or_copy(original.fileno(), copy.fileno())
+    except OSError as error:
+        target.unlink(missing_ok=True)
+        raise HostError(f"cannot copy to {target}: {error.strerror}") from error
+
+
+def _clone_or_copy(source: int, target: int) -> None:
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+        return
+    except OSError:
+        pass  # another file system, or one without reflinks
+    while data := os.read(source, _COPY_BYTES):
+        view = memoryview(data)
+        while view:
+            view = view[os.write(target, view) :]
+    os.fsync(target)

@@ -119,13 +119,14 @@ class Catalog:
         first = tuple(stored.pop(e.id, e) for e in BUILT_IN if e.id in stored or e.id not in self.hidden)
         return first + tuple(stored.values())
 
+    def find_id(self, model_id: str) -> ModelEntry | None:
+        """The visible entry with exactly this id, else None."""
+        return next((entry for entry in self.entries() if entry.id == model_id), None)
+
     def find(self, id_or_alias: str) -> ModelEntry | None:
         """The visible entry with this id, else the one with this alias, else None."""
-        visible = self.entries()
-        for entry in visible:
-            if entry.id == id_or_alias:
-                return entry
-        return next((entry for entry in visible if id_or_alias in entry.aliases), None)
+        named = (entry for entry in self.entries() if id_or_alias in entry.aliases)
+        return self.find_id(id_or_alias) or next(named, None)
 
     def get(self, id_or_alias: str) -> ModelEntry:
         """Like `find`; raises ModelNotFound with a suggestion."""

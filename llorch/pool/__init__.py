@@ -1,0 +1,1 @@
+"""llorch-pool: this host's models and workers. State lives in files; nothing stays running but the workers."""

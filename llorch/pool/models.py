@@ -1,0 +1,214 @@
+"""`models catalog|list|register|unregister|info`: commands that read or change the catalog and touch no model file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+from dataclasses import replace
+from typing import Any
+
+from llorch.base import ids
+from llorch.base.errors import HostError, ModelNotFound, UsageError
+from llorch.base.home import Home, find_home
+from llorch.base.ids import ModelId
+from llorch.pool import catalog_file, listing
+from llorch.pool.terminal import Terminal
+from llorch.wire.catalog import ARCHITECTURE, REPO, Catalog, ModelEntry, built_in
+
+
+def host_name() -> str:
+    """This host's name, as listings show it."""
+    return socket.gethostname()
+
+
+def model_body(home: Home, entry: ModelEntry) -> dict[str, Any]:
+    """The JSON of one model: its catalog entry with the absolute path and the size on disk.
+
+    Its path is absolute when the model is downloaded, `embedded:NAME` when it is part of llorch, else empty.
+    """
+    size_bytes = catalog_file.present_bytes(home, entry)
+    body = entry.to_body()
+    if not entry.embedded:
+        body["path"] = str(catalog_file.directory(home, entry)) if entry.downloaded else ""
+    body["size_bytes"], body["size_gb"] = size_bytes, round(size_bytes / 1e9, 1)
+    return body
+
+
+def print_json(value: object) -> None:
+    """One JSON document on stdout."""
+    print(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def catalog(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    """Every known model. JSON: {host, models: [model_body]}."""
+    home = find_home(os.environ)
+    entries = catalog_file.load(home).entries()
+    if arguments.json:
+        print_json({"host": host_name(), "models": [model_body(home, entry) for entry in entries]})
+    else:
+        sized = [(entry, catalog_file.present_bytes(home, entry)) for entry in entries]
+        print("\n".join(listing.catalog(host_name(), sized, terminal)))
+    return 0
+
+
+def list_downloaded(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    """The downloaded models. JSON as in `catalog`."""
+    home = find_home(os.environ)
+    entries = [entry for entry in catalog_file.load(home).entries() if entry.downloaded]
+    if arguments.json:
+        print_json({"host": host_name(), "models": [model_body(home, entry) for entry in entries]})
+    else:
+        rows = [(e, catalog_file.present_bytes(home, e), _place(home, e)) for e in entries]
+        print("\n".join(listing.models(host_name(), rows)))
+    return 0
+
+
+def _place(home: Home, entry: ModelEntry) -> str:
+    # Asking for the directory of an embedded model could unpack a runtime, which a listing must not wait for.
+    return "(part of llorch)" if entry.embedded else str(catalog_file.directory(home, entry))
+
+
+def register_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--id", required=True, metavar="ID", help="short name, such as qwen-0.5b")
+    parser.add_argument("--name", metavar="NAME", help="name for people")
+    parser.add_argument("--repo", metavar="ORG/REPO", help="repository on the hub")
+    parser.add_argument("--architecture", metavar="ARCH", help="template hint: qwen, llama, mistral, phi, …")
+    parser.add_argument("--alias", action="append", metavar="ID", help="another name of the model (may be repeated)")
+    parser.epilog = "A known id is changed: what you do not name stays. The files of a model stay as they are."
+
+
+def register(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    """Add an entry, or change a known one. JSON: {model, changed: added|updated}."""
+    home = find_home(os.environ)
+    _check_registration(arguments)
+    known: list[ModelEntry | None] = []
+
+    def edit(before: Catalog) -> Catalog:
+        known[:] = [before.find_id(arguments.id)]
+        return before.with_entry(_registered(known[0] or built_in(arguments.id), arguments))
+
+    entry = catalog_file.change(home, edit).get(arguments.id)
+    changed = "updated" if known[0] else "added"
+    if arguments.json:
+        print_json({"model": model_body(home, entry), "changed": changed})
+    else:
+        print(f"Model {entry.id} {changed}" + ("" if entry.downloaded else " (not downloaded)"))
+    return 0
+
+
+def _check_registration(arguments: argparse.Namespace) -> None:
+    for name, flag in ((arguments.id, "--id"), *((alias, "--alias") for alias in arguments.alias or ())):
+        if not ids.MODEL_ID.fullmatch(name):
+            raise UsageError(f"{flag}: '{name[:96]}' is not a model id (lower case, must match {ids.MODEL_ID.pattern})")
+    if arguments.repo is not None and not REPO.fullmatch(arguments.repo):
+        raise UsageError(f"--repo: '{arguments.repo[:96]}' is not ORGANISATION/NAME")
+    if arguments.architecture is not None and not ARCHITECTURE.fullmatch(arguments.architecture):
+        raise UsageError("--architecture: letters, digits, '.', '_' and '-' only")
+    if arguments.name is not None and (not arguments.name.isprintable() or len(arguments.name.encode()) > 200):
+        raise UsageError("--name: at most 200 bytes of printable text")
+
+
+def _registered(known: ModelEntry | None, arguments: argparse.Namespace) -> ModelEntry:
+    if known is None:
+        if arguments.repo is None:
+            raise UsageError("--repo is needed for a new model (a directory on this host: models import DIR)")
+        known = ModelEntry(ModelId(arguments.id), arguments.id, arguments.repo, "", path="")
+    if known.embedded and arguments.repo:
+        raise UsageError(f"'{known.id}' is part of llorch and has no repository; register yours under another id")
+    moved = arguments.repo is not None and arguments.repo != known.repo
+    return replace(
+        known,
+        name=arguments.name or known.name,
+        repo=arguments.repo or known.repo,
+        architecture=arguments.architecture or known.architecture,
+        aliases=tuple(dict.fromkeys((*known.aliases, *(arguments.alias or ())))),
+        # Files of another repository are not this model any more.
+        downloaded=known.downloaded and not moved,
+        revision="" if moved else known.revision,
+    )
+
+
+def unregister_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="ID")
+
+
+def unregister(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    """Forget an entry, keep its files; a built-in one is hidden. JSON: {id, path}."""
+    home = find_home(os.environ)
+    removed: list[ModelEntry] = []
+
+    def edit(before: Catalog) -> Catalog:
+        removed[:] = [before.get(arguments.model)]
+        return before.without(removed[0].id)
+
+    catalog_file.change(home, edit)
+    entry = removed[0]
+    kept = "" if entry.embedded or not entry.downloaded else str(catalog_file.directory(home, entry))
+    if arguments.json:
+        print_json({"id": entry.id, "path": kept})
+    else:
+        print(f"Model {entry.id} removed from the catalog" + (f"; its files stay in {kept}" if kept else ""))
+    return 0
+
+
+def info_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="ID")
+    parser.add_argument("--template", action="store_true", help="print the prompt template's source only")
+
+
+def info(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    """Everything about one model. JSON: model_body with `config` (the model's config.json, null when not there)."""
+    home = find_home(os.environ)
+    entry = catalog_file.load(home).get(arguments.model)
+    body = model_body(home, entry)
+    if arguments.template:
+        return _print_template(home, entry, arguments)
+    config = read_config(home, entry)
+    if arguments.json:
+        print_json({**body, "config": config or None})
+        return 0
+    rows = [
+        *((key, body[key]) for key in ("id", "name", "repo", "architecture", "downloaded", "path", "revision")),
+        ("size", listing.gigabytes(body["size_bytes"])),
+        ("files", len(body["files"])),
+        *((key, config[key]) for key in ("model_type", "max_position_embeddings", "torch_dtype") if key in config),
+    ]
+    print("\n".join(f"{key:<24} {value}" for key, value in rows if value not in ("", None)))
+    return 0
+
+
+def read_config(home: Home, entry: ModelEntry) -> dict[str, Any]:
+    """The model's config.json; empty when it is not there."""
+    return _read_object(home, entry, "config.json")
+
+
+def _read_object(home: Home, entry: ModelEntry, name: str) -> dict[str, Any]:
+    if not entry.downloaded:
+        return {}
+    try:
+        value = json.loads((catalog_file.directory(home, entry) / name).read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise HostError(f"model '{entry.id}': {name} cannot be read: {error}") from error
+    return value if isinstance(value, dict) else {}
+
+
+def _print_template(home: Home, entry: ModelEntry, arguments: argparse.Namespace) -> int:
+    """JSON: {id, origin: catalog|model|architecture, template}."""
+    own = _read_object(home, entry, "tokenizer_config.json").get("chat_template")
+    if entry.template:
+        origin, text = "catalog", entry.template
+    elif isinstance(own, str):
+        origin, text = "model", own
+    elif entry.architecture:
+        origin, text = "architecture", entry.architecture
+    else:
+        raise ModelNotFound(f"model '{entry.id}' has no template; prompts go in as they are")
+    if arguments.json:
+        print_json({"id": entry.id, "origin": origin, "template": text})
+    else:
+        print(text)
+    return 0

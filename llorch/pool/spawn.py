@@ -1,0 +1,276 @@
+"""`worker spawn`: check, choose a port, start the detached process, record it, wait until it is ready.
+
+A worker that does not become ready leaves nothing behind but its log.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from llorch.base import ids
+from llorch.base.clock import iso
+from llorch.base.errors import HostError, InsufficientMemory, NotFound, UsageError
+from llorch.base.home import Home, find_home
+from llorch.host import devices, disk, ports, process, runtime
+from llorch.pool import catalog_file, handover, progress, records
+from llorch.pool.handover import LOOPBACK, Handover
+from llorch.pool.models import print_json
+from llorch.pool.records import HOME_ID_VARIABLE, WorkerRecord
+from llorch.pool.terminal import Terminal
+from llorch.wire.catalog import ModelEntry
+
+FIRST_PORT = 8001
+STATUS_FILE_VARIABLE = "LLORCH_STATUS_FILE"
+READY_TIMEOUT_S = 600.0
+_POLL_S = 0.05
+_STOP_GRACE_S = 5.0
+_TAIL_LINES = 12
+_LOGS_KEPT = 20
+_LOG_ROOM_BYTES = 16 << 20
+_RUNTIME_BYTES = 300 << 20  # what a worker needs beside its weights
+_DTYPES = ("auto", "fp32", "bf16")
+# A worker has no business with the hub's credentials.
+_SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")
+_PATH_VARIABLES = ("LLORCH_CONFIG", "LLORCH_CACHE", "LLORCH_STATE", "LLORCH_REPO", "LLORCH_WORKER_TOKEN_FILE")
+
+
+def spawn_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("backend", nargs="?", metavar="BACKEND", help="cpu, cuda or metal")
+    parser.add_argument("--backend", dest="backend_flag", metavar="BACKEND", help="the same as a flag")
+    parser.add_argument("--model", required=True, metavar="ID", help="a downloaded model of the catalog")
+    parser.add_argument("--gpu", type=int, metavar="N", help="device number (default 0; cuda and metal only)")
+    parser.add_argument("--port", type=int, metavar="P", help=f"port (default: the first free one from {FIRST_PORT})")
+    parser.add_argument("--slots", type=int, metavar="N", help="concurrent sequences")
+    parser.add_argument("--context", type=int, metavar="N", help="positions per sequence")
+    parser.add_argument("--dtype", metavar="TYPE", help=f"arithmetic: {', '.join(_DTYPES)}")
+    parser.add_argument("--worker-id", metavar="ID", help="id (default: worker-BACKEND-HEX)")
+    parser.add_argument("--no-wait", action="store_true", help="do not wait until the model is loaded")
+    parser.add_argument("--timeout", type=float, default=READY_TIMEOUT_S, metavar="S", help="how long to wait (600)")
+    parser.add_argument("--force", action="store_true", help="start although the free memory looks too small")
+    parser.add_argument("--remote-stdin", action="store_true", help=argparse.SUPPRESS)
+    parser.epilog = "example: llorch-pool worker spawn cpu --model demo"
+
+
+def spawn(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    """JSON: {worker: record, state: ready|loading}."""
+    given = handover.read() if arguments.remote_stdin else Handover()
+    backend = _backend(arguments)
+    home = find_home(os.environ)
+    entry = catalog_file.load(home).get(arguments.model)
+    if not entry.downloaded or not (entry.embedded or catalog_file.directory(home, entry).is_dir()):
+        raise NotFound(f"model '{entry.id}' is not downloaded (run: llorch-pool models download {entry.id})")
+    reason = devices.why_not(backend)
+    if reason is not None:
+        raise HostError(f"backend {backend} is not available here: {reason}")
+    _check_room(home, entry, backend, arguments)
+    record = _start(home, entry, backend, given, arguments)
+    if arguments.no_wait:
+        return _report(record, "loading", arguments)
+    with _undone_on_failure(home, record):
+        _wait_ready(home, record, arguments, terminal)
+    return _report(record, "ready", arguments)
+
+
+def _backend(arguments: argparse.Namespace) -> str:
+    named = {name for name in (arguments.backend, arguments.backend_flag) if name is not None}
+    if len(named) != 1:
+        known = ", ".join(devices.BACKENDS)
+        raise UsageError(f"name one backend: {known}" if not named else "two different backends are named")
+    backend = named.pop()
+    if backend not in devices.BACKENDS:
+        raise UsageError(f"unknown backend '{backend}'; backends: {', '.join(devices.BACKENDS)}")
+    if backend == "cpu" and arguments.gpu is not None:
+        raise UsageError("--gpu needs a GPU backend, not cpu")
+    if arguments.worker_id is not None and not ids.WORKER_ID.fullmatch(arguments.worker_id):
+        raise UsageError(f"--worker-id must match {ids.WORKER_ID.pattern}")
+    if arguments.dtype is not None and arguments.dtype not in _DTYPES:
+        raise UsageError(f"--dtype must be one of {', '.join(_DTYPES)}")
+    for flag, value, most in (("--port", arguments.port, 65535), ("--slots", arguments.slots, 256)):
+        if value is not None and not 1 <= value <= most:
+            raise UsageError(f"{flag} must be between 1 and {most}")
+    return backend
+
+
+def _check_room(home: Home, entry: ModelEntry, backend: str, arguments: argparse.Namespace) -> None:
+    """Memory for the weights (the worker itself looks again, exactly, when it knows the model) and room for a log."""
+    if disk.free_bytes(home.workers_dir) < _LOG_ROOM_BYTES:
+        raise HostError(f"the disk that holds {home.workers_dir} is full")
+    weights = catalog_file.present_bytes(home, entry)
+    if backend == "cpu" and arguments.dtype == "fp32" and not entry.embedded:
+        weights *= 2  # stored as 16 bits
+    needed = weights + _RUNTIME_BYTES
+    free = process.available_memory_bytes() if backend != "cuda" else devices.free_vram_bytes(arguments.gpu or 0)
+    if needed > free and not arguments.force:
+        raise InsufficientMemory(
+            f"model '{entry.id}' needs about {progress.megabytes(needed)} of memory and {progress.megabytes(free)} are "
+            "free (stop another worker, or try all the same with --force)"
+        )
+
+
+def _start(home: Home, entry: ModelEntry, backend: str, given: Handover, arguments: argparse.Namespace) -> WorkerRecord:
+    """Choose id and port, start the process and record it, all under one lock: two spawns at once never clash."""
+    disk.make_dir(home.workers_dir, mode=0o700)
+    command = runtime.daemon_command("worker")
+    with disk.locked(home.workers_lock_path):
+        worker_id = arguments.worker_id or ids.new_worker_id(backend)
+        known = records.load_all(home)
+        if any(record.worker_id == worker_id and record.is_alive() for record in known):
+            raise HostError(f"worker '{worker_id}' is running already")
+        taken = {record.port for record in known if record.is_alive()}
+        port = ports.choose(given.bind, arguments.port, FIRST_PORT, taken)
+        records.remove(home, worker_id)
+        _forget_old_logs(home, {record.worker_id for record in known})
+        home_id = records.home_id(home)
+        log_path = records.log_path(home, worker_id)
+        argv = [*command, *_worker_flags(home, worker_id, entry, backend, port, given, arguments)]
+        spawned = process.spawn_detached(argv, log_path=log_path, env=_environment(home, worker_id, home_id))
+        record = WorkerRecord(
+            worker_id=worker_id,
+            pid=spawned.pid,
+            start_time=spawned.start_time,
+            port=port,
+            url=ports.url(given.bind, port),
+            model=entry.id,
+            backend=backend,
+            gpu=None if backend == "cpu" else arguments.gpu or 0,
+            log_path=str(log_path),
+            home_id=home_id,
+            spawned_at=iso(time.time()),
+        )
+        with _undone_on_failure(home, record):
+            records.save(home, record)
+        return record
+
+
+def _worker_flags(
+    home: Home,
+    worker_id: str,
+    entry: ModelEntry,
+    backend: str,
+    port: int,
+    given: Handover,
+    arguments: argparse.Namespace,
+) -> list[str]:
+    flags = ["--worker-id", worker_id, "--model", entry.id, "--port", str(port), "--backend", backend]
+    flags += ["--bind", given.bind]
+    if given.worker_token and not given.insecure_lan:
+        token_path = records.token_path(home, worker_id)
+        disk.write_atomic(token_path, given.worker_token.encode() + b"\n", mode=0o600)
+        flags += ["--token-file", str(token_path)]
+    if given.insecure_lan and given.bind != LOOPBACK:
+        flags += ["--insecure-lan"]
+    if given.callback_url:
+        flags += ["--callback-url", given.callback_url]
+    if backend != "cpu":
+        flags += ["--gpu", str(arguments.gpu or 0)]
+    for flag in ("slots", "context", "dtype"):
+        if getattr(arguments, flag) is not None:
+            flags += [f"--{flag}", str(getattr(arguments, flag))]
+    return flags
+
+
+def _environment(home: Home, worker_id: str, home_id: str) -> dict[str, str]:
+    """What the worker's environment has beside ours. A daemon runs in `/`, so relative paths are made absolute."""
+    environment = {
+        HOME_ID_VARIABLE: home_id,
+        STATUS_FILE_VARIABLE: str(records.status_path(home, worker_id)),
+        "LLORCH_HOME": os.environ.get("LLORCH_HOME", "") if _in_checkout() else str(home.root),
+    }
+    if _in_checkout():
+        environment["LLORCH_REPO"] = str(home.root)
+    for name in _PATH_VARIABLES:
+        if os.environ.get(name) and name not in environment:
+            environment[name] = str(Path(os.environ[name]).absolute())
+    return {**environment, **{name: "" for name in _SECRETS if name in os.environ}}
+
+
+def _in_checkout() -> bool:
+    from llorch.base.home import CHECKOUT
+
+    return os.environ.get("LLORCH_HOME") == CHECKOUT
+
+
+def _forget_old_logs(home: Home, keep: set[str]) -> None:
+    """Logs of workers long gone; the newest ones stay for whoever asks what happened."""
+    logs = [path for path in home.workers_dir.glob("*.log") if path.stem not in keep]
+    logs.sort(key=lambda path: path.stat().st_mtime)
+    for path in logs[:-_LOGS_KEPT]:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _undone_on_failure(home: Home, record: WorkerRecord) -> Iterator[None]:
+    """Whatever goes wrong inside, Ctrl-C included: no process, no record, no token remains."""
+    done = False
+    try:
+        yield
+        done = True
+    finally:
+        if not done:
+            process.terminate(record.pid, record.start_time, grace_s=_STOP_GRACE_S)
+            records.remove(home, record.worker_id)
+
+
+def _wait_ready(home: Home, record: WorkerRecord, arguments: argparse.Namespace, terminal: Terminal) -> None:
+    """Until the worker says ready; HostError, after the log's last lines on stderr, when it fails or takes too long."""
+    shown = LoadDisplay(terminal, record)
+    deadline = time.monotonic() + arguments.timeout
+    try:
+        while True:
+            alive = record.is_alive()
+            status = records.read_status(home, record.worker_id)
+            if status.get("state") == "ready" and alive:
+                return
+            if status.get("state") == "failed" or not alive:
+                reason = status.get("error") if isinstance(status.get("error"), str) else "it ended while starting"
+                break
+            if time.monotonic() >= deadline:
+                reason = f"it was not ready within {arguments.timeout:g} s"
+                break
+            shown.update(status.get("progress"))
+            time.sleep(_POLL_S)
+    finally:
+        shown.close()
+    for line in records.tail(Path(record.log_path), _TAIL_LINES):
+        print(f"  {line}", file=sys.stderr)
+    raise HostError(f"worker {record.worker_id} did not start: {reason} (log: {record.log_path})")
+
+
+class LoadDisplay:
+    """Load progress on stderr: redrawn in place on a terminal, a line every tenth elsewhere."""
+
+    def __init__(self, terminal: Terminal, record: WorkerRecord) -> None:
+        self._interactive = terminal.interactive
+        self._what = f"{record.worker_id} loads {record.model} on port {record.port}"
+        self._shown = -1
+
+    def update(self, fraction: object) -> None:
+        """`fraction` is 0 to 1, or anything else when the worker has not said yet."""
+        percent = int(100 * min(1.0, max(0.0, fraction))) if isinstance(fraction, (int, float)) else 0
+        step = percent if self._interactive else percent // 10 * 10
+        if step == self._shown:
+            return
+        self._shown = step
+        text = f"{self._what}: {step} %"
+        print(f"\r{text}\x1b[K" if self._interactive else text, end="" if self._interactive else "\n", file=sys.stderr)
+        sys.stderr.flush()
+
+    def close(self) -> None:
+        """Clear the line."""
+        if self._interactive and self._shown >= 0:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _report(record: WorkerRecord, state: str, arguments: argparse.Namespace) -> int:
+    if arguments.json:
+        print_json({"worker": asdict(record), "state": state})
+    else:
+        print(f"Worker {record.worker_id} is {state} at {record.url} (model {record.model}, pid {record.pid})")
+    return 0
