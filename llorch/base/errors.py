@@ -88,6 +88,14 @@ class JobNotFound(ClientError):
     exit_code = 4
 
 
+class OutputExpired(ClientError):
+    """The output of this job is not kept any more; its record is at GET /v2/tasks/{id}."""
+
+    code = "OUTPUT_EXPIRED"
+    status = 410
+    exit_code = 4
+
+
 class WorkerNotFound(ClientError):
     """No such worker."""
 
