@@ -51,12 +51,16 @@ class Detokenizer:
         return self._emit(len(self._held), self._decode(self._window + self._held))
 
     def _emit_settled(self, text: str) -> Piece | None:
-        """Held tokens that later ones cannot change any more: a character has at most four bytes, a token at least one.
+        """Held tokens that later ones cannot change any more: three tokens with bytes after them finish a character.
 
         Only bytes that are no UTF-8, or a genuine U+FFFD in the text, come here.
         """
-        count = len(self._held) - (CHARACTER_BYTES_MAX - 1)
-        if count < 1:
+        count = len(self._held)
+        following = 0
+        while count and following < CHARACTER_BYTES_MAX - 1:
+            count -= 1
+            following += bool(self._decode([self._held[count]]))
+        if not count:
             return None
         settled = self._decode(self._window + self._held[:count])
         return self._emit(count, settled) if text.startswith(settled) else None

@@ -20,6 +20,7 @@ MIX_1 = 0xBF58476D1CE4E5B9
 MIX_2 = 0x94D049BB133111EB
 MASK_64 = 2**64 - 1
 GREEDY_BELOW = 1e-5
+PROBABILITY_ROUNDING = 1e-9
 TOP_P_FIRST_LOOK = 1024
 """top-p sorts this many of the largest logits first, and the whole vocabulary only when they do not reach p."""
 
@@ -77,6 +78,7 @@ def restrict(logits: Tensor, params: SamplingParams) -> Tensor:
 def _restrict_top_p(logits: Tensor, top_p: float) -> Tensor:
     """Keep the likeliest tokens up to the one with which their probability reaches `top_p`."""
     total = torch.logsumexp(logits.double(), 0)
+    top_p -= PROBABILITY_ROUNDING
     for count in (min(TOP_P_FIRST_LOOK, logits.shape[0]), logits.shape[0]):
         ids = torch.topk(logits, count).indices.sort().values
         values, order = torch.sort(logits[ids], descending=True, stable=True)
