@@ -1,0 +1,257 @@
+"""The step thread: plan -> run -> commit -> publish, over the pure planner and the model's runner.
+
+The event loop hands in sequences and cancels through a queue and never waits for a step; the thread hands back one
+list of updates per step through one `publish` call. A step that fails ends its sequences with INFERENCE_FAILED; a
+thread that dies reports it, for a worker without a step thread must not look alive.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from llorch.base import log
+from llorch.base.clock import Clock
+from llorch.base.errors import InferenceFailed, LlorchError
+from llorch.batching.detokenize import Piece, TextStream
+from llorch.batching.planner import Outcome, Planner, StepPlan
+from llorch.batching.sequence import SamplingParams, StopReason
+from llorch.batching.sequence import Sequence as TokenSequence
+from llorch.workerd.outlet import Ending, Outlet, Update
+
+FAILURES_MAX = 3
+SPEED_SMOOTHING = 0.1
+_log = log.get(__name__)
+
+
+class StepRunner(Protocol):
+    """The model's side: computes a plan, one token per row that asks for a draw, None for the others."""
+
+    def run(self, plan: StepPlan) -> Sequence[int | None]:
+        """One forward pass."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """Everything the thread needs of a job; prepared and checked by the loop's side."""
+
+    outlet: Outlet
+    prompt_ids: tuple[int, ...]
+    resumed_ids: tuple[int, ...]
+    max_tokens: int
+    sampling: SamplingParams
+    eos_ids: frozenset[int]
+    text: TextStream
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """The loop has ended this sequence: free its slot."""
+
+    outlet: Outlet
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Leave the thread."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """What the step thread did so far; written by it, read by anyone. Times are monotonic seconds."""
+
+    steps: int = 0
+    failures: int = 0
+    positions: int = 0
+    tokens: int = 0
+    step_seconds: float = 0.0
+    tokens_per_s: float = 0.0
+    beat_at: float = 0.0
+    working: bool = False
+
+    def silent_s(self, now: float) -> float:
+        """Seconds since the last finished step while there is work; 0 when idle."""
+        return max(0.0, now - self.beat_at) if self.working else 0.0
+
+
+class Engine:
+    """Owns planner and runner. `publish` and `died` are called in the step thread; they must not block."""
+
+    def __init__(
+        self,
+        planner: Planner,
+        runner: StepRunner,
+        clock: Clock,
+        *,
+        publish: Callable[[list[Update]], None],
+        died: Callable[[], None],
+    ) -> None:
+        self.progress = Progress()
+        self._planner = planner
+        self._runner = runner
+        self._clock = clock
+        self._publish = publish
+        self._died = died
+        self._inbox: queue.SimpleQueue[Submission | Cancel | Stop] = queue.SimpleQueue()
+        self._live: dict[str, Submission] = {}
+        self._keys: dict[Outlet, str] = {}
+        self._numbers = itertools.count(1)
+        self._updates: list[Update] = []
+        self._thread = threading.Thread(target=self._guarded, name="step", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def submit(self, submission: Submission) -> None:
+        """Take a sequence in at the next step."""
+        self._inbox.put(submission)
+
+    def cancel(self, outlet: Outlet) -> None:
+        """Free the slot of a sequence at the next step; unknown ones are ignored."""
+        self._inbox.put(Cancel(outlet))
+
+    def stop(self, timeout_s: float) -> None:
+        """Leave the thread after the step that runs now; blocks up to `timeout_s`."""
+        self._inbox.put(Stop())
+        self._thread.join(timeout_s)
+
+    def _guarded(self) -> None:
+        clean = False
+        try:
+            self._loop()
+            clean = True
+        finally:
+            if not clean:
+                self._died()
+
+    def _loop(self) -> None:
+        while self._take_commands():
+            plan = self._planner.plan()
+            if plan:
+                self._step(plan)
+            if self._updates:
+                updates, self._updates = self._updates, []
+                self._publish(updates)
+
+    def _take_commands(self) -> bool:
+        """Apply what the loop asked for; waits when there is nothing else to do. False: leave."""
+        while not self._live or not self._inbox.empty():
+            self.progress.working = bool(self._live)
+            command = self._inbox.get()
+            if isinstance(command, Stop):
+                return False
+            if isinstance(command, Cancel):
+                self._forget(command.outlet)
+            else:
+                self._admit(command)
+            if self._updates and not self._live:
+                return True
+        return True
+
+    def _admit(self, submission: Submission) -> None:
+        """Give the sequence to the planner under a key of its own: a job id may come again while the old one leaves."""
+        if submission.outlet.ending is not None:
+            return
+        key = str(next(self._numbers))
+        sequence = TokenSequence(
+            key,
+            submission.prompt_ids,
+            submission.max_tokens,
+            submission.sampling,
+            submission.eos_ids,
+            submission.resumed_ids,
+        )
+        if not self._live:
+            self.progress.beat_at = self._clock.now()
+            self.progress.working = True
+        self._live[key] = submission
+        self._keys[submission.outlet] = key
+        try:
+            outcome = self._planner.add(sequence)
+        except LlorchError as error:
+            self._end(key, Ending(None, error), sequence.tokens_out)
+            return
+        if submission.text.stopped:
+            outcome = self._planner.finish(key, StopReason.STOP_SEQUENCE) or outcome
+        if outcome is not None:
+            self._settle(outcome, self._clock.now())
+
+    def _forget(self, outlet: Outlet) -> None:
+        key = self._keys.pop(outlet, None)
+        if key is not None:
+            del self._live[key]
+            self._planner.cancel(key)
+
+    def _step(self, plan: StepPlan) -> None:
+        began = self._clock.now()
+        try:
+            tokens = self._runner.run(plan)
+        except (RuntimeError, MemoryError) as error:  # what torch raises when a step cannot be computed
+            self._fail(plan, error)
+            return
+        outcomes = self._planner.commit(plan, tokens)
+        now = self._clock.now()
+        self._count(plan, len(outcomes), now - began)
+        self.progress.beat_at = now
+        for outcome in outcomes:
+            self._settle(outcome, now)
+
+    def _count(self, plan: StepPlan, drawn: int, seconds: float) -> None:
+        progress = self.progress
+        progress.failures = 0
+        progress.steps += 1
+        progress.positions += plan.token_count
+        progress.tokens += drawn
+        progress.step_seconds += seconds
+        if drawn and seconds > 0:
+            rate = drawn / seconds
+            old = progress.tokens_per_s or rate
+            progress.tokens_per_s = old + SPEED_SMOOTHING * (rate - old)
+
+    def _settle(self, outcome: Outcome, now: float) -> None:
+        """Turn what happened to a sequence into the text that may be sent."""
+        submission = self._live[outcome.job_id]
+        piece = submission.text.feed(outcome.token_ids)
+        reason = outcome.stop_reason
+        if reason is not None and not submission.text.stopped:
+            piece = _join(piece, submission.text.flush())
+        if submission.text.stopped:
+            reason = StopReason.STOP_SEQUENCE
+            self._planner.finish(outcome.job_id, reason)
+        drawn = len(outcome.token_ids)
+        if reason is not None:
+            self._end(outcome.job_id, Ending(reason), outcome.tokens_out, piece, drawn, now)
+        elif drawn:
+            self._updates.append(Update(submission.outlet, piece, drawn, outcome.tokens_out, now))
+
+    def _end(
+        self, key: str, ending: Ending, tokens_out: int, piece: Piece | None = None, drawn: int = 0, at: float = 0.0
+    ) -> None:
+        outlet = self._live.pop(key).outlet
+        self._keys.pop(outlet, None)
+        self._updates.append(Update(outlet, piece, drawn, tokens_out, at, ending))
+
+    def _fail(self, plan: StepPlan, error: RuntimeError | MemoryError) -> None:
+        """End every sequence of a step that failed; what its rows left in the cache is not to be trusted."""
+        self.progress.failures += 1
+        reason = str(error).partition("\n")[0][:200] or type(error).__name__
+        log.event(_log, "step failed", logging.ERROR, error=reason, rows=len(plan.rows))
+        for key in {row.job_id for row in plan.rows}:
+            outcome = self._planner.cancel(key)
+            if outcome is not None:
+                self._end(key, Ending(None, InferenceFailed()), outcome.tokens_out)
+        if self.progress.failures >= FAILURES_MAX:
+            raise error
+
+
+def _join(first: Piece | None, second: Piece | None) -> Piece | None:
+    if first is None or second is None:
+        return first or second
+    return Piece(first.text + second.text, first.token_ids + second.token_ids)

@@ -1,0 +1,191 @@
+"""How a worker is started: flags, `[worker]` of llorch.toml, and which directory a model id means."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llorch.base import config, ids
+from llorch.base.config import Kind, Setting
+from llorch.base.errors import ConfigError, HostError, InvalidRequest, ModelNotFound, UsageError
+from llorch.base.home import Home, find_home
+from llorch.base.log import LogFormat
+from llorch.wire.catalog import EMBEDDED, Catalog, ModelEntry, parse_catalog
+
+PORT_DEFAULT = 8001
+SLOTS_DEFAULT = 8
+SLOTS_MAX = 256
+BACKENDS = ("cpu", "cuda", "metal")
+CATALOG_SIZE_MAX = 16 << 20
+
+# Machine-wide habits; what names one worker (id, model, port, callback) is a flag only.
+SETTINGS = (
+    Setting("bind", Kind.TEXT, "127.0.0.1", "address to listen on", env="LLORCH_WORKER_BIND"),
+    Setting("dtype", Kind.TEXT, "auto", "arithmetic", env="LLORCH_WORKER_DTYPE", choices=("auto", "fp32", "bf16")),
+    Setting("slots", Kind.INTEGER, SLOTS_DEFAULT, "sequences at the same time", env="LLORCH_WORKER_SLOTS"),
+    Setting("context", Kind.INTEGER, None, "positions per sequence", env="LLORCH_WORKER_CONTEXT"),
+    Setting("threads", Kind.INTEGER, None, "CPU threads", env="LLORCH_WORKER_THREADS"),
+    Setting("grace_s", Kind.NUMBER, 10.0, "how long SIGTERM waits for live jobs", env="LLORCH_WORKER_GRACE_S"),
+    Setting("log_format", Kind.TEXT, "text", "form of log lines", env="LLORCH_LOG_FORMAT", choices=("text", "json")),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What this worker was asked to be. `context` None: the model's own; `threads` None: as the engine sees fit."""
+
+    worker_id: str
+    model: str
+    port: int
+    callback_url: str | None
+    backend: str
+    gpu: int
+    bind: str
+    token_file: Path | None
+    dtype: str
+    slots: int
+    context: int | None
+    threads: int | None
+    insecure_lan: bool
+    grace_s: float
+    log_format: LogFormat
+    orchestrator: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The model to serve: its public id, its directory, and the catalog's hints for the chat template."""
+
+    id: str
+    directory: Path
+    architecture: str = ""
+    template: str = ""
+
+
+def parser(prog: str) -> argparse.ArgumentParser:
+    """The command line of the worker."""
+    made = argparse.ArgumentParser(
+        prog=prog,
+        description="Serve one model over HTTP: POST /execute streams tokens. It finds the orchestrator of this host "
+        "by itself and also works without one.",
+        epilog="example: llorch worker --model demo --port 8001",
+        allow_abbrev=False,
+    )
+    add = made.add_argument
+    add("--model", required=True, metavar="DIR_OR_ID", help="model directory (safetensors), or an id of the catalog")
+    add(
+        "--port", type=int, default=PORT_DEFAULT, help=f"port to listen on, 0 takes a free one (default {PORT_DEFAULT})"
+    )
+    add("--bind", help="address to listen on (default 127.0.0.1); elsewhere than loopback a token is needed")
+    add("--worker-id", metavar="ID", help="name of this worker (default: a fresh one)")
+    add("--callback-url", metavar="URL", help="where to announce readiness (default: this host's orchestratord)")
+    add("--backend", choices=BACKENDS, default="cpu", help="what computes (default cpu)")
+    add("--gpu", type=int, default=0, metavar="N", help="which GPU, for cuda and metal (default 0)")
+    add("--token-file", type=Path, metavar="FILE", help="file with the worker token that callers must show")
+    add("--insecure-lan", action="store_true", help="need no token even when others on the network can reach us")
+    add("--dtype", help="arithmetic: auto, fp32 or bf16 (default auto: as stored, where the processor can)")
+    add("--quantize", default="none", help="only 'none' is there yet")
+    add("--slots", type=int, help=f"sequences at the same time (default {SLOTS_DEFAULT})")
+    add("--context", type=int, help="positions per sequence (default: the model's own, as memory allows)")
+    add("--threads", type=int, help="CPU threads of the model (default: as fits its size and this machine)")
+    add("--log-format", help="text or json (default text)")
+    return made
+
+
+def read(argv: Sequence[str], env: Mapping[str, str], *, prog: str) -> Launch:
+    """Flags > environment > llorch.toml > defaults. Raises ConfigError and UsageError; SystemExit for --help."""
+    flags = parser(prog).parse_args(list(argv))
+    file = config.load_file(config.config_path(env))
+    named = {setting.key: getattr(flags, setting.key, None) for setting in SETTINGS}
+    found = {
+        key: resolved.value
+        for key, resolved in config.resolve(SETTINGS, section="worker", flags=named, env=env, file=file).items()
+    }
+    _check(flags, found)
+    return Launch(
+        worker_id=flags.worker_id or ids.new_worker_id(flags.backend),
+        model=flags.model,
+        port=flags.port,
+        callback_url=flags.callback_url,
+        backend=flags.backend,
+        gpu=flags.gpu,
+        bind=found["bind"],
+        token_file=flags.token_file,
+        dtype=found["dtype"],
+        slots=found["slots"],
+        context=found["context"],
+        threads=found["threads"],
+        insecure_lan=flags.insecure_lan,
+        grace_s=found["grace_s"],
+        log_format=LogFormat(found["log_format"]),
+        orchestrator=env.get("LLORCH_ORCHESTRATOR") or _orchestrator(file),
+    )
+
+
+def _orchestrator(file: Mapping[str, Any]) -> str | None:
+    value = file.get("orchestrator")
+    if value is not None and not isinstance(value, str):
+        raise ConfigError("config file: orchestrator must be a URL in quotes")
+    return value or None
+
+
+def _check(flags: argparse.Namespace, found: Mapping[str, Any]) -> None:
+    if flags.quantize != "none":
+        raise UsageError("--quantize: only 'none' is there yet")
+    bounds = {"slots": (1, SLOTS_MAX), "context": (2, 1 << 24), "threads": (1, 1024)}
+    for key, (low, high) in bounds.items():
+        if found[key] is not None and not low <= found[key] <= high:
+            raise UsageError(f"--{key} must be between {low} and {high}")
+    if not 0 <= flags.port <= 65535:
+        raise UsageError("--port must be between 0 and 65535")
+    if flags.worker_id is not None and not ids.WORKER_ID.fullmatch(flags.worker_id):
+        raise UsageError(f"--worker-id must match {ids.WORKER_ID.pattern}")
+
+
+def find_model(named: str, env: Mapping[str, str], assets_dir: Path) -> Model:
+    """The model that `--model` names: an id or alias of the catalog, else a directory.
+
+    Raises ModelNotFound and HostError.
+    """
+    directory = Path(named).expanduser()
+    if "/" not in named:
+        catalog, home = _catalog(env)
+        entry = catalog.find(named)
+        if entry is not None:
+            return _from_catalog(entry, home, assets_dir)
+        if not directory.is_dir():
+            catalog.get(named)  # raises with a suggestion
+    if not (directory / "config.json").is_file():
+        raise ModelNotFound(f"{named}: no model there (a directory with config.json is expected)")
+    return Model(_id_of(directory), directory)
+
+
+def _catalog(env: Mapping[str, str]) -> tuple[Catalog, Home]:
+    home = find_home(env)
+    try:
+        with open(home.catalog_path, "rb") as file:
+            return parse_catalog(file.read(CATALOG_SIZE_MAX)), home
+    except FileNotFoundError:
+        return Catalog(), home
+    except (OSError, InvalidRequest) as error:
+        raise HostError(f"the catalog {home.catalog_path} cannot be read: {error}") from None
+
+
+def _from_catalog(entry: ModelEntry, home: Home, assets_dir: Path) -> Model:
+    if entry.embedded:
+        directory = assets_dir / entry.path.removeprefix(EMBEDDED)
+    else:
+        directory = home.model_dir(entry.id, entry.path)
+    if not (directory / "config.json").is_file():
+        raise HostError(f"model '{entry.id}' is not downloaded: llorch-pool models download {entry.id}")
+    return Model(entry.id, directory, entry.architecture, entry.template)
+
+
+def _id_of(directory: Path) -> str:
+    """A public id from a directory's name: never its path, which is nobody else's business."""
+    name = directory.resolve().name.lower()
+    kept = "".join(c if c in "abcdefghijklmnopqrstuvwxyz0123456789._-" else "-" for c in name).strip("._-")[:64]
+    return kept or "model"

@@ -1,0 +1,96 @@
+"""From a launch to a loaded model, its texts and its step thread. Imports torch: import it late."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import llorch
+from llorch.base.clock import Clock
+from llorch.base.errors import HostError
+from llorch.batching.planner import Planner
+from llorch.model import Dtype, LoadedModel, SegmentKind, SpecialTokens, load_model
+from llorch.wire.messages import Message
+from llorch.wire.templates import ChatTemplate, Origin, choose, render
+from llorch.workerd.engine import Engine
+from llorch.workerd.launch import Launch, Model
+from llorch.workerd.outlet import Update
+from llorch.workerd.service import Facts
+
+PROMPTS_LEFT_TO_THE_TOKENIZER = "raw"
+_KINDS = {Origin.TEMPLATE: SegmentKind.TEMPLATE, Origin.CONTENT: SegmentKind.CONTENT}
+
+
+class ModelTexts:
+    """The model's tokenizer with its chat template."""
+
+    def __init__(self, model: LoadedModel, template: ChatTemplate) -> None:
+        self.eos_ids = model.eos_ids
+        self._tokenizer = model.tokenizer
+        self._template = template
+
+    def encode(self, prompt: str | None, messages: Sequence[Message]) -> tuple[int, ...]:
+        """Ids of a raw prompt, or of messages; a template writes its own beginning of text, so none is added there."""
+        if prompt is not None:
+            return tuple(self._tokenizer.encode(prompt))
+        segments = render(self._template, messages, self._tokenizer.special_tokens)
+        special = SpecialTokens.ADD if self._template.name == PROMPTS_LEFT_TO_THE_TOKENIZER else SpecialTokens.LEAVE
+        return tuple(self._tokenizer.encode_segments([(s.text, _KINDS[s.origin]) for s in segments], special))
+
+    def decode(self, token_ids: list[int]) -> str:
+        """Text without control tokens."""
+        return self._tokenizer.decode(token_ids)
+
+
+def load(launch: Launch, model: Model, progress: Callable[[float], None]) -> LoadedModel:
+    """Load the model as the launch wants it. Raises InvalidModel, InsufficientMemory and HostError."""
+    check_backend(launch.backend)
+    return load_model(
+        model.directory,
+        dtype=Dtype(launch.dtype),
+        slots=launch.slots,
+        context=launch.context,
+        threads=launch.threads,
+        progress=progress,
+    )
+
+
+def check_backend(backend: str) -> None:
+    """Raises HostError for a backend this build cannot compute on; another one is never taken in its place."""
+    if backend != "cpu":
+        raise HostError(f"backend {backend} is not available: this build computes on the CPU only (--backend cpu)")
+
+
+def texts_of(loaded: LoadedModel, model: Model) -> ModelTexts:
+    """The texts of a loaded model. Raises ConfigError for an unknown template name in the catalog."""
+    template = choose(
+        explicit=model.template,
+        own=loaded.chat_template,
+        architecture=loaded.config.model_type or model.architecture,
+        control_tokens=tuple(loaded.special_tokens.values()),
+    )
+    return ModelTexts(loaded, template)
+
+
+def facts_of(loaded: LoadedModel, launch: Launch, model: Model) -> Facts:
+    """What /health and the announcement say."""
+    capabilities: dict[str, Any] = {**loaded.capabilities.to_body(), "threads": loaded.threads, "resume": True}
+    return Facts(
+        worker_id=launch.worker_id,
+        model=model.id,
+        backend=launch.backend,
+        slots_total=loaded.slots,
+        context_length=loaded.context_length,
+        vocab_size=loaded.config.vocab_size,
+        version=llorch.__version__,
+        protocol=llorch.PROTOCOL,
+        capabilities=capabilities,
+    )
+
+
+def engine_of(
+    loaded: LoadedModel, clock: Clock, *, publish: Callable[[list[Update]], None], died: Callable[[], None]
+) -> Engine:
+    """The step thread of a loaded model, not started yet."""
+    planner = Planner(slots=loaded.slots, context=loaded.context_length)
+    return Engine(planner, loaded.runner, clock, publish=publish, died=died)

@@ -1,0 +1,113 @@
+"""The worker's entry point: read the launch, load the model, then listen, then announce."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from llorch.base import config, log
+from llorch.base.clock import SystemClock
+from llorch.base.errors import LlorchError
+from llorch.host import runtime
+from llorch.workerd import access, launch
+from llorch.workerd.access import Tokens
+from llorch.workerd.launch import Launch, Model
+from llorch.workerd.status import StatusFile
+
+if TYPE_CHECKING:
+    from llorch.model import LoadedModel
+
+_log = log.get(__name__)
+
+
+def main(argv: list[str], *, prog: str) -> int:
+    """`llorch worker --model DIR_OR_ID ...`; the exit code. Raises LlorchError for what stops it before it serves."""
+    asked = launch.read(argv, os.environ, prog=prog)
+    runtime.become_one_folder(["llorch", "worker", *argv])
+    log.set_up("info", asked.log_format)
+    status = StatusFile(os.environ)
+    try:
+        return _run(asked, status)
+    except LlorchError as error:
+        status.failed(error.message)
+        raise
+
+
+def _run(asked: Launch, status: StatusFile) -> int:
+    status.loading(0.0)
+    tokens = access.find_tokens(
+        os.environ, bind=asked.bind, token_file=asked.token_file, insecure_lan=asked.insecure_lan
+    )
+    if asked.insecure_lan and not access.is_loopback(asked.bind):
+        log.event(
+            _log,
+            "INSECURE: anyone who reaches this address may use, drain and stop this worker",
+            logging.WARNING,
+            bind=asked.bind,
+        )
+    from llorch.workerd.daemon import bound_socket
+
+    listener = bound_socket(asked.bind, asked.port)
+    try:
+        runtime.ensure("torch")
+        runtime.ensure("engine")
+        from llorch.workerd import load
+
+        load.check_backend(asked.backend)
+        model = launch.find_model(asked.model, os.environ, runtime.assets_dir())
+        log.event(_log, "loading", model=model.id)
+        loaded = load.load(asked, model, status.loading)
+        with asyncio.Runner(loop_factory=_loop_factory()) as loop:
+            return loop.run(_serve(asked, model, loaded, tokens, listener, status))
+    finally:
+        listener.close()
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where it installs; it halves the tail latency of many streams."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+async def _serve(
+    asked: Launch, model: Model, loaded: LoadedModel, tokens: Tokens, listener: socket.socket, status: StatusFile
+) -> int:
+    from llorch.workerd import announce, load
+    from llorch.workerd.daemon import Daemon
+    from llorch.workerd.service import Service
+
+    loop, clock = asyncio.get_running_loop(), SystemClock()
+    engine = load.engine_of(
+        loaded,
+        clock,
+        publish=lambda updates: void(loop.call_soon_threadsafe(service.deliver, updates)),
+        died=lambda: void(loop.call_soon_threadsafe(daemon.die)),
+    )
+    facts, texts = load.facts_of(loaded, asked, model), load.texts_of(loaded, model)
+    service = Service(facts, texts, engine, lambda: loaded.weights_bytes + loaded.kv_bytes, clock)
+    daemon = Daemon(service, engine, listener, bind=asked.bind, grace_s=asked.grace_s)
+    find = announce.finder(asked.callback_url, asked.orchestrator, config.state_dir(os.environ))
+    announcer = announce.Announcer(
+        find,
+        daemon.announcement,
+        daemon.heartbeat,
+        bind=asked.bind,
+        token=tokens.announce,
+        told=service.changed,
+    )
+    runner = await daemon.serve(tokens)
+    log.event(_log, "ready", url=daemon.url, model=facts.model, slots=facts.slots_total, context=facts.context_length)
+    status.ready(daemon.url)
+    return await daemon.live(runner, announcer)
+
+
+def void(_: object) -> None:
+    """Drop a result that a callback type does not want."""
