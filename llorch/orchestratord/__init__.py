@@ -1,0 +1,1 @@
+"""orchestratord: the aiohttp shell around the pure brain."""

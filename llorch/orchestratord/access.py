@@ -1,0 +1,164 @@
+"""Who may do what: client keys (only hashes are kept), the worker token, and keyless loopback in home mode."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from llorch.base.errors import ConfigError, HostError, Unauthorized
+from llorch.base.ids import DEFAULT_TENANT, TenantId
+from llorch.orchestratord.addresses import is_loopback, parse
+from llorch.orchestratord.settings import LanAccess, Mode, Settings
+from llorch.store.store import ClientKey
+
+KEY_PREFIX = "llorch-"
+TOKEN_FILE = "worker-token"
+TOKEN_SIZE_MAX = 4096
+_PROXY_HEADERS = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
+
+
+def new_key() -> str:
+    """A fresh client key with 256 random bits."""
+    return KEY_PREFIX + secrets.token_urlsafe(32)
+
+
+def fingerprint(key: str) -> str:
+    """What of a key is stored: its SHA-256."""
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+class Access:
+    """Answers for every request: which tenant is it, and may it speak as a worker."""
+
+    def __init__(self, mode: Mode, lan_access: LanAccess, worker_token: str) -> None:
+        self._mode = mode
+        self._lan_access = lan_access
+        self.worker_token = worker_token
+        self._keys: list[ClientKey] = []
+
+    def set_keys(self, keys: Iterable[ClientKey]) -> None:
+        """The keys that open the door from now on."""
+        self._keys = [key for key in keys if key.revoked_at is None]
+
+    @property
+    def isolated(self) -> bool:
+        """Do tenants see only their own jobs?"""
+        return self._mode is not Mode.HOME
+
+    def tenant(self, request: web.Request) -> TenantId:
+        """Whose request this is. Raises Unauthorized."""
+        offered = _offered(request)
+        name = self._find(offered) if offered else None
+        if name is not None:
+            return TenantId(name) if self.isolated else DEFAULT_TENANT
+        if self._is_open_to(request):
+            return DEFAULT_TENANT
+        raise Unauthorized()
+
+    def _find(self, offered: str) -> str | None:
+        """The key's name. Every stored hash is compared, so that the time taken tells nothing."""
+        digest = fingerprint(offered)
+        found = None
+        for key in self._keys:
+            if hmac.compare_digest(digest, key.sha256):
+                found = key.name
+        return found
+
+    def _is_open_to(self, request: web.Request) -> bool:
+        if self._mode is Mode.HOME and self._lan_access is LanAccess.OPEN:
+            return is_same_site(request)
+        return self._mode is Mode.HOME and is_local(request) and is_same_site(request)
+
+    def vouches_for_worker(self, request: web.Request) -> bool:
+        """Did the caller show the worker token? Raises Unauthorized when it had to and did not."""
+        offered = _offered(request)
+        if offered and hmac.compare_digest(fingerprint(offered), fingerprint(self.worker_token)):
+            return True
+        if self._is_open_to(request):
+            return False
+        raise Unauthorized("the worker token is needed: send it as 'Authorization: Bearer TOKEN'")
+
+
+def _offered(request: web.Request) -> str | None:
+    scheme, _, value = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and value.strip():
+        return value.strip()
+    return request.headers.get("x-api-key", "").strip() or None
+
+
+def is_local(request: web.Request) -> bool:
+    """Does the request come from this machine, and not through a proxy that runs on it?"""
+    proxied = any(name in request.headers for name in _PROXY_HEADERS)
+    return not proxied and request.remote is not None and is_loopback(request.remote)
+
+
+def is_same_site(request: web.Request) -> bool:
+    """Could no foreign web page have sent this? A page may reach loopback through the user's own browser.
+
+    Its Origin gives it away, or, when it points a name of its own at our address, the name in Host does.
+    """
+    host = urlsplit(f"//{request.headers.get('Host', '')}")
+    try:
+        name = host.hostname or ""
+    except ValueError:
+        return False
+    if "." in name and not is_loopback(name) and parse(name) is None and is_local(request):
+        return False
+    origin = request.headers.get("Origin")
+    return origin is None or urlsplit(origin).netloc == host.netloc
+
+
+def check_binding(settings: Settings, keys: Iterable[ClientKey]) -> None:
+    """Refuse to listen where anybody could come in. Raises ConfigError with the way out."""
+    has_key = any(key.revoked_at is None for key in keys)
+    make_one = "make one with 'orchestratord keys create NAME'"
+    if settings.mode is not Mode.HOME:
+        if settings.lan_access is LanAccess.OPEN:
+            raise ConfigError(f"--insecure-lan is for --mode home only, not {settings.mode.value}")
+        if not has_key:
+            raise ConfigError(f"--mode {settings.mode.value} needs a client key: {make_one}")
+    elif not is_loopback(settings.bind) and not has_key and settings.lan_access is LanAccess.GUARDED:
+        raise ConfigError(
+            f"--bind {settings.bind} would let everybody on the network in: {make_one}, or say --insecure-lan"
+        )
+
+
+def worker_token(state_dir: Path, token_file: str | None) -> str:
+    """The cluster's worker token: from `token_file`, else from the state directory, made there if absent.
+
+    Raises ConfigError, HostError.
+    """
+    path = Path(token_file) if token_file else state_dir / TOKEN_FILE
+    if token_file is None:
+        _create_token(path)
+    try:
+        token = path.read_text(encoding="ascii")[:TOKEN_SIZE_MAX].strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the worker token cannot be read from {path}: {error}") from None
+    if len(token) < 16:
+        raise ConfigError(f"the worker token in {path} is too short: at least 16 characters")
+    return token
+
+
+def _create_token(path: Path) -> None:
+    """Write a fresh token unless there is one; complete or absent, whoever else does the same."""
+    if path.exists():
+        return
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        fresh.touch(mode=0o600)
+        fresh.write_text(secrets.token_urlsafe(32) + "\n", encoding="ascii")
+        try:
+            os.link(fresh, path)
+        except FileExistsError:
+            pass
+        fresh.unlink()
+    except OSError as error:
+        raise HostError(f"the worker token cannot be written to {path}: {error.strerror}") from None

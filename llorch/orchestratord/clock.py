@@ -1,0 +1,21 @@
+"""The brain's time: wall clock at start plus what the monotonic clock counted since, never below what was stored."""
+
+from __future__ import annotations
+
+from llorch.base.clock import Clock
+
+
+class BrainClock:
+    """`now` never runs backwards, in this process or over restarts, and is close to Unix seconds."""
+
+    def __init__(self, clock: Clock, newest_stored: float = 0.0) -> None:
+        self._clock = clock
+        self._offset = max(clock.wall(), newest_stored) - clock.now()
+
+    def now(self) -> float:
+        """Seconds, as records hold them."""
+        return self._clock.now() + self._offset
+
+    def unix(self, at: float) -> float:
+        """The wall clock's reading at the moment `at`."""
+        return self._clock.wall() + (at - self.now())

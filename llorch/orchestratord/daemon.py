@@ -1,0 +1,251 @@
+"""One orchestratord from start to end: open the state, restore, listen, look after time, drain, close."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import resource
+import socket
+import ssl
+import time
+from contextlib import AsyncExitStack
+
+from llorch.base import clock, log
+from llorch.base.clock import SystemClock
+from llorch.base.errors import ConfigError, HostError, LlorchError, StorageUnavailable
+from llorch.base.ids import JobId, WorkerId
+from llorch.core.brain import Brain
+from llorch.core.events import DrainStarted, PoolRegistered, Restarted
+from llorch.host.process import on_stop
+from llorch.orchestratord import access, statedir, upstream
+from llorch.orchestratord.access import Access
+from llorch.orchestratord.adopt import Adopter
+from llorch.orchestratord.clock import BrainClock
+from llorch.orchestratord.dispatch import Dispatcher
+from llorch.orchestratord.driver import Driver
+from llorch.orchestratord.metrics import Metrics
+from llorch.orchestratord.routes import application
+from llorch.orchestratord.service import Phase, Service
+from llorch.orchestratord.serving import Listener, bound_socket
+from llorch.orchestratord.settings import LanAccess, Settings
+from llorch.orchestratord.streams import JobStream, Streams
+from llorch.store.segments import Segments
+from llorch.store.store import FILE_NAME, Snapshot, Store
+
+logger = log.get(__name__)
+
+TICK_S = 1.0
+SWEEP_EVERY_S = 30.0
+DRAIN_POLL_S = 0.05
+OPEN_FILES_WANTED = 65_536
+
+
+class Stopped(Exception):
+    """The daemon has done its work; unwinds its task group."""
+
+
+async def run(settings: Settings) -> None:
+    """Serve until a signal says stop. Raises ConfigError, HostError with one clear line."""
+    statedir.prepare(settings.state_dir)
+    raise_file_limit()
+    async with AsyncExitStack() as stack:
+        lock = statedir.Lock(settings.state_dir)
+        stack.callback(lock.release)
+        store = Store(settings.state_dir / FILE_NAME)
+        stack.callback(store.close)
+        access.check_binding(settings, store.keys())
+        sock = listening_socket(settings)
+        stack.callback(sock.close)
+        tls = tls_context(settings)
+        segments = Segments(settings.state_dir / "segments")
+        stack.callback(segments.close)
+        session = await stack.enter_async_context(upstream.open_session())
+        try:
+            async with asyncio.TaskGroup() as group:
+                daemon = Daemon(settings, store, segments, group, session)
+                await daemon.serve(sock, tls)
+                raise Stopped
+        except* Stopped:
+            log.event(logger, "stopped")
+        except* LlorchError as failed:
+            raise failed.exceptions[0] from None
+
+
+class Daemon:
+    """The parts of one orchestratord, put together."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        segments: Segments,
+        group: asyncio.TaskGroup,
+        session: upstream.Session,
+    ) -> None:
+        self._settings = settings
+        self._group = group
+        self._snapshot = store.snapshot()
+        door = Access(
+            settings.mode,
+            settings.lan_access,
+            access.worker_token(settings.state_dir, settings.worker_token_file),
+        )
+        brain = Brain(settings.brain)
+        brain_clock = BrainClock(SystemClock(), self._snapshot.newest_at)
+        streams, metrics, vouched = Streams(), Metrics(), set[str]()
+
+        def token_for(worker_id: WorkerId) -> str | None:
+            return door.worker_token if worker_id in vouched else None
+
+        self._dispatcher = Dispatcher(session, group, brain_clock, metrics, token_for, lambda event: driver.post(event))
+        driver = Driver(brain, store, segments, streams, self._dispatcher, brain_clock, metrics)
+        adopter = Adopter(session, group, lambda worker_id: brain.worker(worker_id) is not None, driver.post)
+        self.service = Service(
+            access=door,
+            brain=brain,
+            clock=brain_clock,
+            driver=driver,
+            store=store,
+            segments=segments,
+            streams=streams,
+            metrics=metrics,
+            adopter=adopter,
+            vouched=vouched,
+        )
+        self._stop_wanted = asyncio.Event()
+        self._stop_now = asyncio.Event()
+
+    async def serve(self, sock: socket.socket, tls: ssl.SSLContext | None) -> None:
+        """Restore, listen, and come back when everything has been wound down."""
+        service, settings = self.service, self._settings
+        on_stop(asyncio.get_running_loop(), self._on_signal)
+        turns = self._group.create_task(service.driver.run(), name="driver")
+        await service.driver.tell(restarted(self._snapshot, service))
+        for stream in service.streams:
+            if (place := service.brain.position(stream.job_id)) is not None:
+                stream.place(*place)
+        listener = Listener(application(service), settings.connections_max)
+        await listener.start(sock, tls)
+        url = service_url(settings, sock)
+        statedir.write_record(settings.state_dir, url, clock.iso(time.time()))
+        service.phase = Phase.READY
+        ticks = self._group.create_task(self._tick(), name="ticks")
+        sweeps = self._group.create_task(self._sweep(), name="sweeps")
+        if settings.lan_access is LanAccess.OPEN:
+            log.event(logger, "ANYBODY WHO REACHES THIS PORT MAY USE IT (--insecure-lan)", level=30)
+        log.event(logger, "listening", url=url, state=settings.state_dir, live_jobs=len(service.streams))
+        try:
+            await self._stop_wanted.wait()
+            await self._drain()
+        finally:
+            service.driver.stop()
+            statedir.remove_record(settings.state_dir)
+            await listener.stop()
+            for task in (ticks, sweeps, turns):
+                task.cancel()
+
+    def _on_signal(self) -> None:
+        """First signal: drain; second: at once."""
+        if self._stop_wanted.is_set():
+            self._stop_now.set()
+        self._stop_wanted.set()
+
+    async def _drain(self) -> None:
+        """Take nothing new; give running jobs the grace time. What is left goes on after the next start."""
+        self.service.phase = Phase.DRAINING
+        self.service.driver.post(DrainStarted())
+        log.event(logger, "draining", attempts=len(self._dispatcher), grace_s=self._settings.grace_s)
+        try:
+            async with asyncio.timeout(self._settings.grace_s):
+                while self.service.brain.counts().running and not self._stop_now.is_set():
+                    try:
+                        async with asyncio.timeout(DRAIN_POLL_S):
+                            await self._stop_now.wait()
+                    except TimeoutError:
+                        continue
+        except TimeoutError:
+            log.event(logger, "the grace time is over; running jobs continue after the next start")
+
+    async def _tick(self) -> None:
+        """Pings, stalled clients."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(TICK_S)
+            self.service.streams.tick(loop.time())
+
+    async def _sweep(self) -> None:
+        """Remove what has been kept long enough, and journals that no job claims."""
+        await self._remove_strays()
+        while True:
+            try:
+                await self._expire()
+            except StorageUnavailable as error:
+                log.event(logger, f"expiry has to wait: {error.message}", level=30)
+            await asyncio.sleep(min(SWEEP_EVERY_S, max(0.1, self._settings.output_kept_s / 4)))
+
+    async def _expire(self) -> None:
+        service, settings = self.service, self._settings
+        now = service.clock.now()
+        while ended := await service.store.expired_outputs(now - settings.output_kept_s):
+            service.segments.remove(ended)
+            await service.store.forget_outputs(ended)
+        await service.store.expire(now - settings.record_kept_s)
+
+    async def _remove_strays(self) -> None:
+        names = self.service.segments.names()
+        kept = await self.service.store.kept_outputs(names)
+        strays = [JobId(name) for name in names if name not in kept and self.service.streams.get(name) is None]
+        self.service.segments.remove(strays)
+
+
+def restarted(snapshot: Snapshot, service: Service) -> Restarted:
+    """The stored state as the brain's first event; live jobs get their streams back."""
+    frames = {}
+    for record in snapshot.jobs:
+        job_id = record.spec.job_id
+        segment = service.segments.open(job_id)
+        segment.release()
+        frames[job_id] = segment.frames
+        service.streams.add(JobStream(job_id, segment))
+    pools = tuple(PoolRegistered(pool.pool_id, pool.draining) for pool in snapshot.pools)
+    return Restarted(snapshot.jobs, snapshot.workers, pools, frames)
+
+
+def listening_socket(settings: Settings) -> socket.socket:
+    """Raises ConfigError when the address cannot be used, with the way out when the port is taken."""
+    try:
+        return bound_socket(settings.bind, settings.port)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise HostError(
+                f"port {settings.port} on {settings.bind} is in use; choose another with --port (0 takes a free one)"
+            ) from None
+        raise ConfigError(f"cannot listen on {settings.bind} port {settings.port}: {error.strerror or error}") from None
+
+
+def service_url(settings: Settings, sock: socket.socket) -> str:
+    """The URL under which clients of this host reach us."""
+    scheme = "https" if settings.tls_cert else "http"
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.bind, settings.bind)
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{sock.getsockname()[1]}"
+
+
+def tls_context(settings: Settings) -> ssl.SSLContext | None:
+    """TLS 1.2 or newer with the configured certificate. Raises ConfigError."""
+    if settings.tls_cert is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(settings.tls_cert, settings.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"the TLS certificate or key cannot be used: {error}") from None
+    return context
+
+
+def raise_file_limit() -> None:
+    """Each stream takes a descriptor; the soft limit of most systems is for desktop programs."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES_WANTED if hard == resource.RLIM_INFINITY else min(OPEN_FILES_WANTED, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -1,0 +1,69 @@
+"""Sending a job's events to one client: live, or again after the end."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import web
+
+from llorch.base.errors import OutputExpired
+from llorch.orchestratord.driver import terminal_event
+from llorch.orchestratord.service import Found, Service
+from llorch.orchestratord.serving import CORRELATION, SERVER, Connection
+from llorch.orchestratord.streams import JobStream, Reader
+from llorch.store.segments import Segment
+from llorch.wire import sse
+from llorch.wire.execute import CORRELATION_HEADER
+
+
+async def follow(request: web.Request, service: Service, found: Found, after: int | None) -> web.StreamResponse:
+    """The rest of a job's stream, live where the job lives. Raises OutputExpired before anything is sent."""
+    if found.stream is None:
+        return await replay(request, service, found, after)
+    return await _send(request, Reader(found.stream, after))
+
+
+async def replay(request: web.Request, service: Service, found: Found, after: int | None) -> web.StreamResponse:
+    """The stream of an ended job, from its journal and its record. Raises OutputExpired."""
+    ending = found.record.ending
+    assert ending is not None, "a job without a stream has ended"
+    stream = JobStream(found.record.spec.job_id, _segment(service, found))
+    stream.finish(terminal_event(ending))
+    return await _send(request, Reader(stream, after))
+
+
+def text_of(service: Service, found: Found) -> str | None:
+    """The text so far; None once it is no longer kept."""
+    if found.stream is not None:
+        return found.stream.segment.text()
+    if not found.output_kept:
+        return None
+    segment = _segment(service, found)
+    text = segment.text()
+    segment.release()
+    return text
+
+
+def _segment(service: Service, found: Found) -> Segment:
+    if not found.output_kept:
+        raise OutputExpired()
+    return service.segments.open(found.record.spec.job_id)
+
+
+async def _send(request: web.Request, reader: Reader) -> web.StreamResponse:
+    headers = {**sse.HEADERS, CORRELATION_HEADER: request[CORRELATION], "Server": SERVER}
+    response = web.StreamResponse(headers=headers)
+    loop = asyncio.get_running_loop()
+    connection = request.protocol
+    if isinstance(connection, Connection):
+        reader.cut = connection.abort
+    await response.prepare(request)
+    reader.last_write_at = loop.time()
+    with reader:
+        async for piece in reader:
+            reader.write_began_at = loop.time()
+            await response.write(piece)
+            reader.last_write_at = reader.write_began_at
+            reader.write_began_at = None
+    await response.write_eof()
+    return response

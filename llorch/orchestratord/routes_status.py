@@ -1,0 +1,70 @@
+"""`/health`, `/healthz`, `/readyz`, `/metrics` and `/v2/models`."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from aiohttp import web
+
+from llorch.base.errors import Draining
+from llorch.core.worker import WorkerState
+from llorch.orchestratord import views
+from llorch.orchestratord.service import SERVICE, Phase
+from llorch.orchestratord.serving import json_response
+
+
+async def health(request: web.Request) -> web.Response:
+    """`GET /health`: counts, key-free."""
+    counts = request.app[SERVICE].brain.counts()
+    return json_response(
+        {
+            "status": "healthy",
+            "pools": counts.pools,
+            "workers": counts.workers,
+            "queue_depth": counts.queue_depth,
+        }
+    )
+
+
+async def alive(request: web.Request) -> web.Response:
+    """`GET /healthz`: the process answers."""
+    return json_response({"status": "ok"})
+
+
+async def takes_work(request: web.Request) -> web.Response:
+    """`GET /readyz`: 503 while starting or draining."""
+    phase = request.app[SERVICE].phase
+    if phase is not Phase.READY:
+        raise Draining(f"orchestratord is {phase.value}", retry_after_s=5)
+    return json_response({"status": phase.value})
+
+
+async def metrics(request: web.Request) -> web.Response:
+    """`GET /metrics`: Prometheus text, key-free: it holds no prompt, key or name."""
+    service = request.app[SERVICE]
+    counts = service.brain.counts()
+    states = Counter(record.state for record in service.brain.workers())
+    gauges = {
+        "llorch_queue_depth": float(counts.queue_depth),
+        "llorch_jobs_running": float(counts.running),
+        "llorch_pools": float(counts.pools),
+        "llorch_streams_live": float(len(service.streams)),
+    }
+    text = service.metrics.text(gauges, {state.value: float(states[state]) for state in WorkerState})
+    return web.Response(body=text.encode(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+
+async def models(request: web.Request) -> web.Response:
+    """`GET /v2/models`: what can be served, from all workers."""
+    service = request.app[SERVICE]
+    await service.tenant(request)
+    return json_response({"models": views.models(service.brain.workers())})
+
+
+ROUTES = [
+    web.get("/health", health),
+    web.get("/healthz", alive),
+    web.get("/readyz", takes_work),
+    web.get("/metrics", metrics, allow_head=False),
+    web.get("/v2/models", models, allow_head=False),
+]

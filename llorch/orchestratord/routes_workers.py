@@ -1,0 +1,204 @@
+"""`/v2/workers` and `/v2/pools`: announcements, leases, and the operator's list."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp import web
+
+from llorch import PROTOCOL
+from llorch.base.errors import InvalidRequest, PoolNotFound, WorkerAlreadyRegistered, WorkerNotFound
+from llorch.base.ids import WORKER_ID, PoolId, WorkerId
+from llorch.core.events import (
+    HeartbeatReceived,
+    PoolForgotten,
+    PoolRegistered,
+    WorkerAnnounced,
+    WorkerDrainRequested,
+    WorkerForgetRequested,
+)
+from llorch.core.worker import WorkerRecord, WorkerSpec, WorkerState
+from llorch.orchestratord import views
+from llorch.orchestratord.addresses import may_add, may_announce
+from llorch.orchestratord.adopt import load_of, spec_of
+from llorch.orchestratord.service import SERVICE, Service
+from llorch.orchestratord.serving import json_response, read_object, read_optional_object
+from llorch.wire.announce import HEARTBEAT_S, LEASE_S, parse_announcement, parse_heartbeat, read_worker_url
+from llorch.wire.fields import Fields
+
+POOL_NAME_MAX = 255
+
+
+async def ready(request: web.Request) -> web.Response:
+    """`POST /v2/workers/ready`: a worker announces itself; saying it twice is no error."""
+    service = request.app[SERVICE]
+    vouched = service.access.vouches_for_worker(request)
+    spec = spec_of(parse_announcement(await read_object(request)))
+    if not may_announce(spec.url, request.remote or "", _pool_ids(service)):
+        raise InvalidRequest("url must name the address that the announcement comes from, or a registered pool")
+    _refuse_second_worker(service, spec)
+    if vouched:
+        service.vouched.add(spec.worker_id)
+    else:
+        service.vouched.discard(spec.worker_id)
+    await service.driver.tell(WorkerAnnounced(spec))
+    body = {"worker_id": spec.worker_id, "lease_s": LEASE_S, "heartbeat_s": HEARTBEAT_S}
+    return json_response({**body, "protocol": PROTOCOL, "accepted": spec.protocol_ok})
+
+
+def _refuse_second_worker(service: Service, spec: WorkerSpec) -> None:
+    known = service.brain.worker(spec.worker_id)
+    if known is None or known.spec.url == spec.url or known.state is WorkerState.LOST:
+        return
+    if known.lease_until > service.clock.now():
+        raise WorkerAlreadyRegistered()
+
+
+async def heartbeat(request: web.Request) -> web.Response:
+    """`POST /v2/workers/{id}/heartbeat`; 404 tells the worker to announce itself again."""
+    service = request.app[SERVICE]
+    service.access.vouches_for_worker(request)
+    worker_id = _worker(request, service).spec.worker_id
+    load = load_of(parse_heartbeat(await read_optional_object(request)))
+    service.driver.post(HeartbeatReceived(worker_id, load))
+    return json_response({"worker_id": worker_id, "lease_s": LEASE_S})
+
+
+async def listing(request: web.Request) -> web.Response:
+    """`GET /v2/workers`."""
+    service = request.app[SERVICE]
+    await service.tenant(request)
+    now = service.clock.now()
+    return json_response({"workers": [views.worker(record, now) for record in service.brain.workers()]})
+
+
+async def show(request: web.Request) -> web.Response:
+    """`GET /v2/workers/{id}`."""
+    service = request.app[SERVICE]
+    await service.tenant(request)
+    return json_response(views.worker(_worker(request, service), service.clock.now()))
+
+
+async def add(request: web.Request) -> web.Response:
+    """`POST /v2/workers`: an operator names a worker's URL; its `/health` says the rest."""
+    service = request.app[SERVICE]
+    await service.tenant(request)
+    fields = Fields(await read_object(request), ("url",))
+    fields.required_text("url")
+    url = read_worker_url(fields, "url")
+    fields.done()
+    if not may_add(url, _pool_ids(service)):
+        raise InvalidRequest("url must name loopback or a registered pool; register the host with POST /v2/pools first")
+    spec = await service.adopter.look(url)
+    _refuse_second_worker(service, spec)
+    service.vouched.add(spec.worker_id)
+    await service.driver.tell(WorkerAnnounced(spec))
+    service.adopter.keep(spec)
+    record = service.brain.worker(spec.worker_id)
+    return json_response({} if record is None else views.worker(record, service.clock.now()), 201)
+
+
+async def drain(request: web.Request) -> web.Response:
+    """`POST /v2/workers/{id}/drain`."""
+    service = request.app[SERVICE]
+    await service.tenant(request)
+    worker_id = _worker(request, service).spec.worker_id
+    await service.driver.tell(WorkerDrainRequested(worker_id))
+    return json_response({"worker_id": worker_id, "state": WorkerState.DRAINING.value}, 202)
+
+
+async def forget(request: web.Request) -> web.Response:
+    """`DELETE /v2/workers/{id}`: off the list; a worker that lives announces itself again."""
+    service = request.app[SERVICE]
+    await service.tenant(request)
+    worker_id = _worker(request, service).spec.worker_id
+    service.adopter.forget(worker_id)
+    await service.driver.tell(WorkerForgetRequested(worker_id))
+    return json_response({"worker_id": worker_id})
+
+
+def _worker(request: web.Request, service: Service) -> WorkerRecord:
+    worker_id = request.match_info["worker_id"]
+    record = service.brain.worker(WorkerId(worker_id)) if WORKER_ID.fullmatch(worker_id) else None
+    if record is None:
+        raise WorkerNotFound()
+    return record
+
+
+# Pools
+
+
+async def pools(request: web.Request) -> web.Response:
+    """`GET /v2/pools`: registered hosts and hosts with live workers."""
+    service = request.app[SERVICE]
+    await service.tenant(request)
+    workers = service.brain.workers()
+    return json_response({"pools": [_pool_view(p.pool_id, p.draining, workers) for p in service.brain.pools()]})
+
+
+def _pool_view(pool_id: PoolId, draining: bool, workers: list[WorkerRecord]) -> dict[str, Any]:
+    there = [w for w in workers if w.spec.pool == pool_id and w.state is not WorkerState.LOST]
+    return {
+        "id": pool_id,
+        "draining": draining,
+        "workers": [w.spec.worker_id for w in there],
+        "slots_total": sum(w.spec.slots_total for w in there),
+    }
+
+
+async def register_pool(request: web.Request) -> web.Response:
+    """`POST /v2/pools`: a host whose workers may be used."""
+    service = request.app[SERVICE]
+    await service.tenant(request)
+    fields = Fields(await read_object(request), ("id", "draining"))
+    name = fields.required_text("id", size_max=POOL_NAME_MAX).lower()
+    if name and not all(c.isalnum() or c in ".-_:" for c in name):
+        fields.problem("id", "must be a host name or an address")
+    draining = fields.switch("draining")
+    fields.done()
+    await service.driver.tell(PoolRegistered(PoolId(name), draining))
+    return json_response({"id": name, "draining": draining}, 201)
+
+
+async def drain_pool(request: web.Request) -> web.Response:
+    """`POST /v2/pools/{id}/drain`: no new jobs for its workers."""
+    service = request.app[SERVICE]
+    await service.tenant(request)
+    pool_id = _pool(request, service)
+    await service.driver.tell(PoolRegistered(pool_id, draining=True))
+    return json_response({"id": pool_id, "draining": True}, 202)
+
+
+async def forget_pool(request: web.Request) -> web.Response:
+    """`DELETE /v2/pools/{id}`."""
+    service = request.app[SERVICE]
+    await service.tenant(request)
+    pool_id = _pool(request, service)
+    await service.driver.tell(PoolForgotten(pool_id))
+    return json_response({"id": pool_id})
+
+
+def _pool(request: web.Request, service: Service) -> PoolId:
+    pool_id = PoolId(request.match_info["pool_id"].lower())
+    if pool_id not in _pool_ids(service):
+        raise PoolNotFound()
+    return pool_id
+
+
+def _pool_ids(service: Service) -> set[PoolId]:
+    return {pool.pool_id for pool in service.brain.pools()}
+
+
+ROUTES = [
+    *(web.post(path, ready) for path in ("/v2/workers/ready", "/workers/ready", "/workers/register")),
+    web.post("/v2/workers/{worker_id}/heartbeat", heartbeat),
+    web.get("/v2/workers", listing, allow_head=False),
+    web.post("/v2/workers", add),
+    web.get("/v2/workers/{worker_id}", show, allow_head=False),
+    web.delete("/v2/workers/{worker_id}", forget),
+    web.post("/v2/workers/{worker_id}/drain", drain),
+    web.get("/v2/pools", pools, allow_head=False),
+    web.post("/v2/pools", register_pool),
+    web.delete("/v2/pools/{pool_id}", forget_pool),
+    web.post("/v2/pools/{pool_id}/drain", drain_pool),
+]

@@ -1,0 +1,90 @@
+"""What the routes share: the parts of one running orchestratord, and whether it takes work."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from enum import Enum
+
+from aiohttp import web
+
+from llorch.base.errors import Draining, JobNotFound
+from llorch.base.ids import JOB_ID, JobId, TenantId
+from llorch.core.brain import Brain
+from llorch.core.job import JobRecord
+from llorch.orchestratord.access import Access
+from llorch.orchestratord.adopt import Adopter
+from llorch.orchestratord.clock import BrainClock
+from llorch.orchestratord.driver import Driver
+from llorch.orchestratord.metrics import Metrics
+from llorch.orchestratord.streams import JobStream, Streams
+from llorch.store.segments import Segments
+from llorch.store.store import Store
+
+
+class Phase(Enum):
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+
+
+@dataclass(slots=True)
+class Service:
+    """One running orchestratord, as its routes see it."""
+
+    access: Access
+    brain: Brain
+    clock: BrainClock
+    driver: Driver
+    store: Store
+    segments: Segments
+    streams: Streams
+    metrics: Metrics
+    adopter: Adopter
+    vouched: set[str]
+    phase: Phase = Phase.STARTING
+    keys_checked_at: float = 0.0
+
+    def must_be_ready(self) -> None:
+        """Raises Draining unless new work is taken."""
+        if self.phase is not Phase.READY:
+            raise Draining(f"orchestratord is {self.phase.value}", retry_after_s=5)
+
+    async def tenant(self, request: web.Request) -> TenantId:
+        """Whose request this is; a key made a moment ago counts. Raises Unauthorized."""
+        now = time.monotonic()
+        if now - self.keys_checked_at > 1.0:
+            self.keys_checked_at = now
+            self.access.set_keys(await self.store.current_keys())
+        return self.access.tenant(request)
+
+    async def find(self, job_id: str, tenant: TenantId) -> Found:
+        """A job by id: live from the brain, ended from the store. Raises JobNotFound, also for another tenant's."""
+        if not JOB_ID.fullmatch(job_id):
+            raise JobNotFound()
+        record = self.brain.job(JobId(job_id))
+        stream = self.streams.get(job_id)
+        if record is None and stream is not None:
+            # Its end has been decided and is being committed: what we say must still be true after a crash.
+            await stream.finished.wait()
+        output_kept = True
+        if record is None:
+            stored = await self.store.job(job_id)
+            if stored is None:
+                raise JobNotFound()
+            record, output_kept = stored.record, stored.output_kept
+        if self.access.isolated and record.spec.tenant != tenant:
+            raise JobNotFound()
+        return Found(record, stream, output_kept)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A job, its stream while it lives, and whether its output can still be read."""
+
+    record: JobRecord
+    stream: JobStream | None
+    output_kept: bool
+
+
+SERVICE = web.AppKey("service", Service)

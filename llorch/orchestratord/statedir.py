@@ -1,0 +1,69 @@
+"""The state directory: made private, locked by the one orchestratord that uses it, and where that one can be found."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from pathlib import Path
+
+from llorch.base.errors import HostError
+
+LOCK_FILE = "orchestratord.lock"
+RECORD_FILE = "orchestratord.json"
+
+
+def prepare(folder: Path) -> Path:
+    """Make the directory, for its owner only. Raises HostError."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+    except OSError as error:
+        raise HostError(f"the state directory {folder} cannot be made: {error.strerror}") from None
+    return folder
+
+
+class Lock:
+    """Held while an orchestratord runs on the directory; the kernel releases it when the process is gone."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises HostError when another process holds it."""
+        path = folder / LOCK_FILE
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise HostError(f"the state directory {folder} cannot be used: {error.strerror}") from None
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._fd)
+            raise HostError(
+                f"another orchestratord runs on {folder}{_whereabouts(folder)}; stop it, or use another --state"
+            ) from None
+
+    def release(self) -> None:
+        """Let the next one in."""
+        os.close(self._fd)
+
+
+def _whereabouts(folder: Path) -> str:
+    try:
+        record = json.loads((folder / RECORD_FILE).read_text())
+        return f" ({record['url']}, pid {record['pid']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def write_record(folder: Path, url: str, started_at: str) -> None:
+    """Say where this orchestratord listens; complete or absent for whoever reads it."""
+    path = folder / RECORD_FILE
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "w", encoding="utf-8") as file:
+        json.dump({"url": url, "pid": os.getpid(), "started_at": started_at}, file)
+    fresh.replace(path)
+
+
+def remove_record(folder: Path) -> None:
+    """Nobody listens any more."""
+    (folder / RECORD_FILE).unlink(missing_ok=True)

@@ -1,0 +1,113 @@
+"""What goes to workers over HTTP: one connection pool, and how a worker's refusal reads."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import aiohttp
+
+from llorch.base.errors import InvalidRequest
+from llorch.base.ids import JobId
+from llorch.core.job import Failure, FailureKind
+from llorch.wire import strict_json
+from llorch.wire.execute import CORRELATION_HEADER, DEADLINE_HEADER
+
+Session = aiohttp.ClientSession
+
+CONNECT_TIMEOUT_S = 3.0
+CALL_TIMEOUT_S = 5.0
+ANSWER_SIZE_MAX = 32 << 20
+ERROR_SIZE_MAX = 64 << 10
+READ_BUFFER_SIZE = 64 << 10
+USER_TIMEOUT_MS = 10_000
+
+
+def open_session() -> aiohttp.ClientSession:
+    """The pool of connections to workers; a peer that does not acknowledge for 10 s is closed."""
+    connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, socket_factory=_socket)
+    return aiohttp.ClientSession(
+        connector=connector,
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
+        auto_decompress=False,
+        read_bufsize=READ_BUFFER_SIZE,
+        cookie_jar=aiohttp.DummyCookieJar(),
+    )
+
+
+def _socket(info: tuple[Any, ...]) -> socket.socket:
+    family, kind, protocol, _, _ = info
+    sock = socket.socket(family, kind, protocol)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+    return sock
+
+
+def attempt_name(job_id: JobId, attempt: int) -> str:
+    """The job id a worker sees: a worker that lost touch with us may still hold an earlier attempt's."""
+    return job_id if attempt == 1 else f"{job_id}.a{attempt}"
+
+
+def execute_body(payload: bytes, name: str, token_ids: list[int], next_i: int) -> bytes:
+    """The `/execute` body: the job's payload (a JSON object) with the attempt's own fields put in front."""
+    own: dict[str, Any] = {"job_id": name}
+    if token_ids:
+        own["resume"] = {"token_ids": token_ids, "next_i": next_i}
+    return strict_json.dump(own)[:-1] + b"," + payload[1:]
+
+
+def headers(token: str | None, correlation_id: str, deadline_unix: float | None = None) -> dict[str, str]:
+    """The headers of a call to a worker; `token` is the cluster's worker token."""
+    fields = {"Content-Type": "application/json", "Accept": "text/event-stream, application/json"}
+    if token is not None:
+        fields["Authorization"] = f"Bearer {token}"
+    if correlation_id:
+        fields[CORRELATION_HEADER] = correlation_id
+    if deadline_unix is not None:
+        fields[DEADLINE_HEADER] = str(max(0, int(deadline_unix * 1000)))
+    return fields
+
+
+async def read_limited(response: aiohttp.ClientResponse, size_max: int) -> bytes:
+    """A body of at most `size_max` bytes; what lies behind is not read. Raises aiohttp.ClientError."""
+    data = bytearray()
+    async for chunk in response.content.iter_any():
+        data += chunk
+        if len(data) > size_max:
+            raise aiohttp.ClientPayloadError("the answer is too large")
+    return bytes(data)
+
+
+async def refusal(response: aiohttp.ClientResponse) -> Failure:
+    """Why a worker did not take the job, from its status and error body."""
+    code, message = "", f"the worker answered HTTP {response.status}"
+    try:
+        error = strict_json.parse_object(await read_limited(response, ERROR_SIZE_MAX)).get("error")
+    except (InvalidRequest, aiohttp.ClientError):
+        error = None
+    if isinstance(error, dict):
+        code, message = str(error.get("code", ""))[:64], str(error.get("message", message))[:500]
+    wait = response.headers.get("Retry-After", "")
+    retry_after_s = float(wait) if wait.isdigit() and len(wait) < 6 else None
+    return Failure(_kind(response.status), code or _default_code(response.status), message, retry_after_s)
+
+
+def _kind(status: int) -> FailureKind:
+    if status in (409, 429, 503):
+        return FailureKind.BUSY
+    if status in (401, 403, 404, 405) or 300 <= status < 400:
+        return FailureKind.REFUSED  # not a worker of ours, or not one that lets us in: another may
+    if 400 <= status < 500 or status == 504:
+        return FailureKind.REJECTED
+    return FailureKind.FAILED
+
+
+def _default_code(status: int) -> str:
+    if status == 504:
+        return "TIMEOUT"
+    if status == 507:
+        return "INSUFFICIENT_MEMORY"
+    if 400 <= status < 500 and _kind(status) is FailureKind.REJECTED:
+        return "INVALID_REQUEST"
+    return "WORKER_UNAVAILABLE" if _kind(status) is not FailureKind.FAILED else "INFERENCE_FAILED"

@@ -1,0 +1,80 @@
+"""Frozen dataclasses to JSON text and back, for the `record` columns.
+
+A reader tolerates what an older or newer writer did: unknown keys are dropped, missing ones take the field's default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Callable
+from enum import Enum
+from functools import cache
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def encode(value: object, *, leave_out: tuple[str, ...] = ()) -> str:
+    """`value` (a dataclass) as compact JSON; `leave_out` names fields that are not written, at any depth."""
+    return json.dumps(_plain(value, leave_out), ensure_ascii=False, separators=(",", ":"))
+
+
+@cache
+def _names(cls: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(cls))
+
+
+def _plain(value: object, leave_out: tuple[str, ...]) -> object:
+    if dataclasses.is_dataclass(value):
+        cls: Any = type(value)
+        return {n: _plain(getattr(value, n), leave_out) for n in _names(cls) if n not in leave_out}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, (tuple, list)):
+        return [_plain(item, leave_out) for item in value]
+    return value
+
+
+def decode(cls: type[T], text: str, **given: Any) -> T:
+    """The `cls` that `encode` wrote; `given` fills fields that were left out, at the depth where they are missing."""
+    hint: Any = cls
+    value: T = _builder(hint)(json.loads(text), given)
+    return value
+
+
+Build = Callable[[Any, dict[str, Any]], Any]
+
+
+@cache
+def _builder(hint: Any) -> Build:
+    """How a JSON value becomes a value of type `hint`; the second argument holds the left-out fields."""
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return _dataclass_builder(hint)
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return lambda raw, given: hint(raw)
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        inner = _builder(next(arg for arg in args if arg is not type(None)))
+        return lambda raw, given: None if raw is None else inner(raw, given)
+    if origin is tuple:
+        if len(args) == 2 and args[1] is Ellipsis:
+            item = _builder(args[0])
+            return lambda raw, given: tuple(item(part, given) for part in raw)
+        items = [_builder(arg) for arg in args]
+        return lambda raw, given: tuple(item(part, given) for item, part in zip(items, raw, strict=True))
+    return lambda raw, given: raw
+
+
+def _dataclass_builder(cls: type) -> Build:
+    hints = typing.get_type_hints(cls)
+    builders = {name: _builder(hints[name]) for name in _names(cls)}
+
+    def build(raw: Any, given: dict[str, Any]) -> Any:
+        values = {name: build_one(raw[name], given) for name, build_one in builders.items() if name in raw}
+        missing = {name: value for name, value in given.items() if name in builders and name not in values}
+        return cls(**values, **missing)
+
+    return build

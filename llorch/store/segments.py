@@ -1,0 +1,198 @@
+"""The token journal: one append-only file per job, holding its event frames exactly as clients get them.
+
+A frame is `id: N\\ndata: {...}\\n\\n`; the first is `started` (id 1), token i has id i + 2; the terminal event is not
+in it. A frame is in the file before any client sees it, so after `kill -9` every client can be given exactly what it
+misses. When the disk refuses (full, read-only) a bounded remainder stays in memory and the stream goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Iterable
+from pathlib import Path
+
+from llorch.base import log
+from llorch.base.errors import StorageUnavailable
+from llorch.base.ids import JOB_ID, JobId
+
+logger = log.get(__name__)
+
+OPEN_FILES_MAX = 256
+SPILL_SIZE_MAX = 4 << 20
+_SUFFIX = ".frames"
+_FIRST_TOKEN_ID = 2
+
+
+class Segment:
+    """The frames of one job. `size` bytes may be read; `last_id` is the id of the last frame, 0 when there is none."""
+
+    __slots__ = ("_owner", "_path", "_spill", "_stored", "job_id", "last_id")
+
+    def __init__(self, owner: Segments, job_id: JobId, path: Path) -> None:
+        self._owner = owner
+        self._path = path
+        self._spill = bytearray()
+        self._stored = 0
+        self.job_id = job_id
+        self.last_id = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes held; always the end of a whole frame."""
+        return self._stored + len(self._spill)
+
+    @property
+    def frames(self) -> int:
+        """Token frames held: the index the next one must have."""
+        return max(0, self.last_id - _FIRST_TOKEN_ID + 1)
+
+    def append(self, data: bytes, last_id: int) -> None:
+        """Add whole frames, the last of which has `last_id`. Raises StorageUnavailable when not even memory is left."""
+        if self._spill or not self._write(data):
+            if len(self._spill) + len(data) > SPILL_SIZE_MAX:
+                raise StorageUnavailable("the token journal cannot be written and its memory is used up")
+            self._spill += data
+        self.last_id = last_id
+
+    def _write(self, data: bytes) -> bool:
+        try:
+            fd = self._owner.descriptor(self.job_id, self._path)
+            written = os.write(fd, data)
+            if written == len(data):
+                self._stored += written
+                return True
+            os.ftruncate(fd, self._stored)
+            reason: object = "short write"
+        except OSError as error:
+            reason = error.strerror
+        log.event(logger, f"the token journal cannot be written: {reason}", level=40, job_id=self.job_id)
+        return False
+
+    def read(self, offset: int, size_max: int) -> bytes:
+        """At most `size_max` bytes from `offset`; empty at the end. Raises StorageUnavailable."""
+        if offset >= self._stored:
+            at = offset - self._stored
+            return bytes(self._spill[at : at + size_max])
+        try:
+            fd = self._owner.descriptor(self.job_id, self._path)
+            return os.pread(fd, min(size_max, self._stored - offset), offset)
+        except OSError as error:
+            raise StorageUnavailable(f"the token journal cannot be read: {error.strerror}") from None
+
+    def read_all(self) -> bytes:
+        """Every frame."""
+        parts = []
+        offset = 0
+        while data := self.read(offset, 1 << 20):
+            parts.append(data)
+            offset += len(data)
+        return b"".join(parts)
+
+    def offset_after(self, event_id: int) -> int:
+        """Where the frame behind `event_id` begins; the end when there is none yet."""
+        if event_id < 1:
+            return 0
+        if event_id >= self.last_id:
+            return self.size
+        mark = b"id: %d\n" % (event_id + 1)
+        data = self.read_all()
+        # JSON never holds a raw newline, so the mark can only match at the start of a frame.
+        return 0 if data.startswith(mark) else data.index(b"\n\n" + mark) + 2
+
+    def events(self) -> list[dict[str, object]]:
+        """The parsed events."""
+        return [json.loads(line[5:]) for line in self.read_all().split(b"\n") if line.startswith(b"data:")]
+
+    def text(self) -> str:
+        """All token text joined."""
+        return "".join(str(event["t"]) for event in self.events() if event.get("type") == "token")
+
+    def token_ids(self) -> list[int] | None:
+        """Every token id in order, as a continuation needs them; None when a frame came without ids."""
+        ids: list[int] = []
+        for event in self.events():
+            if event.get("type") == "token":
+                part = event.get("ids")
+                if not isinstance(part, list):
+                    return None
+                ids += part
+        return ids
+
+    def release(self) -> None:
+        """Close the file; reading or appending opens it again."""
+        self._owner.release(self.job_id)
+
+    def recover(self) -> None:
+        """Take over a file that another process left: a torn tail is cut off."""
+        data = self._path.read_bytes()
+        end = data.rfind(b"\n\n") + 2 if b"\n\n" in data else 0
+        if end < len(data):
+            os.truncate(self._path, end)
+        self._stored = end
+        last = data.rfind(b"\n\nid: ", 0, max(0, end - 2))
+        head = data[:end] if last < 0 else data[last + 2 : end]
+        first_line = head.split(b"\n", 1)[0]
+        self.last_id = int(first_line[3:]) if first_line.startswith(b"id:") else 0
+
+
+class Segments:
+    """The folder of token journals; keeps at most 256 files open."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder = folder
+        self._open: OrderedDict[str, int] = OrderedDict()
+
+    def _path(self, job_id: str) -> Path:
+        assert JOB_ID.fullmatch(job_id), "job ids are checked at the edge"
+        return self._folder / (job_id + _SUFFIX)
+
+    def open(self, job_id: JobId) -> Segment:
+        """The journal of a job; what another process wrote is taken over. Raises StorageUnavailable."""
+        segment = Segment(self, job_id, self._path(job_id))
+        try:
+            segment.recover()
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise StorageUnavailable(f"the token journal cannot be read: {error.strerror}") from None
+        return segment
+
+    def create(self, job_id: JobId) -> Segment:
+        """The empty journal of a job nobody has seen before; no file is made until something is written."""
+        return Segment(self, job_id, self._path(job_id))
+
+    def descriptor(self, job_id: str, path: Path) -> int:
+        """An open file for appending and reading; the least recently used one makes room. Raises OSError."""
+        fd = self._open.get(job_id)
+        if fd is not None:
+            self._open.move_to_end(job_id)
+            return fd
+        if len(self._open) >= OPEN_FILES_MAX:
+            _, oldest = self._open.popitem(last=False)
+            os.close(oldest)
+        fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._open[job_id] = fd
+        return fd
+
+    def release(self, job_id: str) -> None:
+        """Close the job's file; reading opens it again."""
+        if (fd := self._open.pop(job_id, None)) is not None:
+            os.close(fd)
+
+    def remove(self, job_ids: Iterable[str]) -> None:
+        """Delete journals; those that are not there are no error."""
+        for job_id in job_ids:
+            self.release(job_id)
+            self._path(job_id).unlink(missing_ok=True)
+
+    def names(self) -> list[str]:
+        """The jobs that have a file."""
+        return [path.name.removesuffix(_SUFFIX) for path in self._folder.iterdir() if path.name.endswith(_SUFFIX)]
+
+    def close(self) -> None:
+        """Close every file."""
+        while self._open:
+            os.close(self._open.popitem()[1])

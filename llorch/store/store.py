@@ -1,0 +1,338 @@
+"""The store: one writer thread that commits the records of many turns in one transaction, one reader thread.
+
+`commit` answers when the records are on disk (WAL, FULL). A failed commit is StorageUnavailable and leaves nothing
+half-written; the next one tries again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from llorch.base import log
+from llorch.base.errors import StorageUnavailable
+from llorch.base.ids import JobId, PoolId, TenantId
+from llorch.core.effects import Decision, PoolDropped, PoolRecord, Record, WorkerForgotten
+from llorch.core.job import JobRecord, JobState
+from llorch.core.worker import WorkerRecord
+from llorch.store import database
+from llorch.store.codec import decode, encode
+from llorch.store.statements import sql
+
+logger = log.get(__name__)
+T = TypeVar("T")
+
+FILE_NAME = "orchestratord.sqlite"
+GROUP_MAX = 1024
+PENDING_MAX = 65_536
+DECISIONS_SHOWN_MAX = 1000
+SWEEP_MAX = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class StoredJob:
+    """A job as read back; `record.spec.payload` is empty once the job has ended."""
+
+    record: JobRecord
+    output_kept: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Jobs, newest first; `next` is the cursor of the page after, or None."""
+
+    jobs: tuple[StoredJob, ...]
+    next: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a restart needs: live jobs in order of acceptance, workers, pools, and the newest time ever stored."""
+
+    jobs: tuple[JobRecord, ...]
+    workers: tuple[WorkerRecord, ...]
+    pools: tuple[PoolRecord, ...]
+    newest_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClientKey:
+    """A client key: only its SHA-256 is known."""
+
+    name: str
+    sha256: str
+    created_at: float
+    revoked_at: float | None
+
+
+@dataclass(slots=True)
+class _Work:
+    run: Callable[[sqlite3.Connection], Any]
+    future: asyncio.Future[Any]
+    loop: asyncio.AbstractEventLoop
+
+
+class Store:
+    """All durable state but the tokens. Open one per process; `close()` ends its threads."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises HostError when the file cannot be opened, SchemaTooNew when a newer llorch wrote it."""
+        self._writer = database.open_writer(path)
+        self._reader = database.open_reader(path)
+        self._work: queue.Queue[_Work | None] = queue.Queue(PENDING_MAX)
+        self._thread = threading.Thread(target=self._write_loop, name="store-writer", daemon=True)
+        self._thread.start()
+        self._reads = ThreadPoolExecutor(1, "store-reader")
+
+    def close(self) -> None:
+        """Finish what was submitted, then close both connections."""
+        self._work.put(None)
+        self._thread.join()
+        self._reads.shutdown(wait=True)
+        self._reader.close()
+        self._writer.close()
+
+    # Writing
+
+    def commit(self, records: Sequence[Record]) -> asyncio.Future[None]:
+        """A future that is done when `records` are durable; its exception is StorageUnavailable."""
+        return self._submit(partial(_write, tuple(records)))
+
+    def _submit(self, run: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
+        loop = asyncio.get_running_loop()
+        work = _Work(run, loop.create_future(), loop)
+        try:
+            self._work.put_nowait(work)
+        except queue.Full:
+            work.future.set_exception(StorageUnavailable("the store has too many writes waiting", retry_after_s=1))
+        return work.future
+
+    def _write_loop(self) -> None:
+        while (first := self._work.get()) is not None:
+            group, last = self._gather(first)
+            _settle(group, *self._run(group))
+            if last:
+                return
+
+    def _gather(self, first: _Work) -> tuple[list[_Work], bool]:
+        """Everything that waits already: it shares one transaction. True: the store is closing."""
+        group = [first]
+        while len(group) < GROUP_MAX:
+            try:
+                work = self._work.get_nowait()
+            except queue.Empty:
+                break
+            if work is None:
+                return group, True
+            group.append(work)
+        return group, False
+
+    def _run(self, group: list[_Work]) -> tuple[list[Any], StorageUnavailable | None]:
+        try:
+            self._writer.execute("BEGIN IMMEDIATE")
+            results = [work.run(self._writer) for work in group]
+            self._writer.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._roll_back()
+            log.event(logger, f"a commit failed: {error}", level=40, works=len(group))
+            return [], StorageUnavailable(retry_after_s=5)
+        return results, None
+
+    def _roll_back(self) -> None:
+        if self._writer.in_transaction:
+            try:
+                self._writer.execute("ROLLBACK")
+            except sqlite3.Error as error:
+                log.event(logger, f"a rollback failed: {error}", level=40)
+
+    # Reading
+
+    async def _read(self, name: str, **values: object) -> list[Any]:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._reads, partial(self._fetch, name, values))
+
+    def _fetch(self, name: str, values: dict[str, object]) -> list[Any]:
+        try:
+            return self._reader.execute(sql(name), values).fetchall()
+        except sqlite3.Error as error:
+            log.event(logger, f"a read failed: {error}", level=40, statement=name)
+            raise StorageUnavailable("the store cannot be read now", retry_after_s=5) from None
+
+    def snapshot(self) -> Snapshot:
+        """The stored state, read once at start."""
+        return Snapshot(
+            jobs=tuple(_job(record, payload) for record, payload in self._fetch("live_jobs", {})),
+            workers=tuple(decode(WorkerRecord, record) for (record,) in self._fetch("workers", {})),
+            pools=tuple(PoolRecord(PoolId(name), bool(draining)) for name, draining in self._fetch("pools", {})),
+            newest_at=self._fetch("newest", {})[0][0],
+        )
+
+    async def job(self, job_id: str) -> StoredJob | None:
+        """One job, or None."""
+        rows = await self._read("job", job_id=job_id)
+        return StoredJob(_job(rows[0][0], rows[0][1]), bool(rows[0][2])) if rows else None
+
+    async def jobs(
+        self,
+        *,
+        states: Iterable[JobState] = (),
+        tenant: TenantId | None = None,
+        before: int | None = None,
+        count: int = 100,
+    ) -> Page:
+        """One page, newest first; no states: all of them. `before` is the `next` of the page before."""
+        values: dict[str, object] = {"tenant": tenant, "before": before, "count": count + 1}
+        wanted = [state.value for state in states]
+        if wanted:
+            rows = await self._read("jobs_in_states", states=_json_list(wanted), **values)
+        else:
+            rows = await self._read("jobs", **values)
+        page = tuple(StoredJob(_job(record, payload), bool(kept)) for _, record, payload, kept in rows[:count])
+        return Page(page, rows[count - 1][0] if len(rows) > count else None)
+
+    async def decisions(self, job_id: str) -> tuple[Decision, ...]:
+        """Every decision on one job, in order."""
+        rows = await self._read("decisions", job_id=job_id, count=DECISIONS_SHOWN_MAX)
+        return tuple(decode(Decision, record) for (record,) in rows)
+
+    # Expiry
+
+    async def expired_outputs(self, ended_before: float) -> list[JobId]:
+        """Jobs whose tokens may be removed now, at most a thousand at once."""
+        rows = await self._read("expired_outputs", ended_before=ended_before, count=SWEEP_MAX)
+        return [JobId(job_id) for (job_id,) in rows]
+
+    async def kept_outputs(self, job_ids: Sequence[str]) -> set[str]:
+        """Which of these jobs have a row that still counts on its token segment."""
+        rows = await self._read("known_jobs", job_ids=_json_list(list(job_ids)))
+        return {job_id for (job_id,) in rows}
+
+    def forget_outputs(self, job_ids: Sequence[JobId]) -> asyncio.Future[None]:
+        """Note that the segments of these jobs are gone."""
+        return self._submit(partial(_forget_outputs, tuple(job_ids)))
+
+    def expire(self, ended_before: float) -> asyncio.Future[None]:
+        """Delete the records and decisions of jobs that ended before this time."""
+        return self._submit(partial(_expire, ended_before))
+
+    # Client keys
+
+    def keys(self) -> list[ClientKey]:
+        """Every key, revoked ones too; blocking, for the command line and for start."""
+        return [ClientKey(*row) for row in self._fetch("keys", {})]
+
+    async def current_keys(self) -> list[ClientKey]:
+        """Every key, revoked ones too."""
+        return [ClientKey(*row) for row in await self._read("keys")]
+
+    async def add_key(self, name: str, sha256: str, created_at: float) -> bool:
+        """Store a new key's hash; False when the name is taken."""
+        return await self._submit(partial(_add_key, ClientKey(name, sha256, created_at, None)))
+
+    async def revoke_key(self, name: str, revoked_at: float) -> bool:
+        """Revoke a key by name; False when no live key has it."""
+        return await self._submit(partial(_revoke_key, name, revoked_at))
+
+
+def _settle(group: list[_Work], results: list[Any], error: StorageUnavailable | None) -> None:
+    by_loop: dict[asyncio.AbstractEventLoop, list[_Work]] = {}
+    for work in group:
+        by_loop.setdefault(work.loop, []).append(work)
+    outcome = dict(zip(map(id, group), results, strict=True)) if error is None else {}
+    for loop, works in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_resolve, works, outcome, error)
+        except RuntimeError:  # the loop has been closed: nobody waits any more
+            continue
+
+
+def _resolve(works: list[_Work], outcome: dict[int, Any], error: StorageUnavailable | None) -> None:
+    for work in works:
+        if work.future.done():
+            continue
+        if error is None:
+            work.future.set_result(outcome[id(work)])
+        else:
+            work.future.set_exception(StorageUnavailable(error.message, retry_after_s=error.retry_after_s))
+
+
+def _json_list(items: list[str]) -> str:
+    return "[" + ",".join(f'"{item}"' for item in items if '"' not in item and "\\" not in item) + "]"
+
+
+def _job(record: str, payload: bytes | None) -> JobRecord:
+    return decode(JobRecord, record, payload=payload or b"")
+
+
+def _write(records: tuple[Record, ...], connection: sqlite3.Connection) -> None:
+    newest = 0.0
+    for record in records:
+        newest = max(newest, _write_one(record, connection))
+    if newest:
+        connection.execute(sql("put_newest"), {"at": newest})
+
+
+def _write_one(record: Record, connection: sqlite3.Connection) -> float:
+    """Store one record; its newest time."""
+    match record:
+        case JobRecord():
+            connection.execute(sql("put_job"), _job_row(record))
+            times = (record.accepted_at, record.queued_since, record.dispatched_at, record.started_at)
+            return max(t or 0.0 for t in (*times, record.first_token_at, record.ended_at))
+        case Decision():
+            row = {"job_id": record.job_id, "at": record.at, "record": encode(record)}
+            connection.execute(sql("put_decision"), row)
+            return record.at
+        case WorkerRecord():
+            row = {"worker_id": record.spec.worker_id, "record": encode(record)}
+            connection.execute(sql("put_worker"), row)
+            return record.announced_at
+        case WorkerForgotten():
+            connection.execute(sql("drop_worker"), {"worker_id": record.worker_id})
+        case PoolRecord():
+            connection.execute(sql("put_pool"), {"pool_id": record.pool_id, "draining": int(record.draining)})
+        case PoolDropped():
+            connection.execute(sql("drop_pool"), {"pool_id": record.pool_id})
+    return 0.0
+
+
+def _job_row(record: JobRecord) -> dict[str, object]:
+    ended = record.state.terminal
+    return {
+        "job_id": record.spec.job_id,
+        "state": record.state.value,
+        "tenant": record.spec.tenant,
+        "accepted_at": record.accepted_at,
+        "ended_at": (record.ended_at or record.accepted_at) if ended else None,
+        "record": encode(record, leave_out=("payload",)),
+        "payload": None if ended else record.spec.payload,
+    }
+
+
+def _forget_outputs(job_ids: tuple[JobId, ...], connection: sqlite3.Connection) -> None:
+    connection.executemany(sql("forget_output"), [{"job_id": job_id} for job_id in job_ids])
+
+
+def _expire(ended_before: float, connection: sqlite3.Connection) -> None:
+    connection.execute(sql("expire_jobs"), {"ended_before": ended_before})
+    connection.execute(sql("expire_decisions"), {"ended_before": ended_before})
+
+
+def _add_key(key: ClientKey, connection: sqlite3.Connection) -> bool:
+    if any(row[0] == key.name for row in connection.execute(sql("keys"))):
+        return False
+    row = {"name": key.name, "sha256": key.sha256, "created_at": key.created_at}
+    connection.execute(sql("add_key"), row)
+    return True
+
+
+def _revoke_key(name: str, revoked_at: float, connection: sqlite3.Connection) -> bool:
+    return connection.execute(sql("revoke_key"), {"name": name, "revoked_at": revoked_at}).rowcount == 1
