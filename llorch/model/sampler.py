@@ -43,7 +43,7 @@ def _shift_right(value: Tensor, bits: int) -> Tensor:
 
 
 def uniform_noise(seed: int, index: int, counters: Tensor) -> Tensor:
-    """Numbers in (0, 1), fp64, one per entry of `counters` [vocab] int64 = token id * GOLDEN_GAMMA (wrapped)."""
+    """Numbers in (0, 1), fp64, one per entry of `counters` [tokens] int64 = token id * GOLDEN_GAMMA (wrapped)."""
     key = mix64((mix64(seed) + (index + 1) * GOLDEN_GAMMA) & MASK_64)
     value = counters + _signed(key)
     value = value.bitwise_xor_(_shift_right(value, 30)).mul_(_signed(MIX_1))
@@ -106,6 +106,15 @@ class Sampler:
             logits = penalise(logits, draw.history, params.repetition_penalty)
         if params.temperature < GREEDY_BELOW:
             return int(torch.argmax(logits))
-        logits = restrict(logits / params.temperature, params)
-        noise = uniform_noise(params.seed, draw.index, self._counters)
-        return int(torch.argmax(logits.double() - noise.log_().neg_().log_()))
+        logits = logits / params.temperature
+        if params.top_k == 0 and params.top_p >= 1.0 and params.min_p <= 0.0:
+            return _gumbel_max(logits, self._counters, draw)
+        logits = restrict(logits, params)
+        kept = torch.nonzero(logits > -math.inf).flatten()
+        return int(kept[_gumbel_max(logits[kept], self._counters[kept], draw)])
+
+
+def _gumbel_max(logits: Tensor, counters: Tensor, draw: Draw) -> int:
+    """The index of a draw from softmax(logits)."""
+    noise = uniform_noise(draw.params.seed, draw.index, counters)
+    return int(torch.argmax(logits.double() - noise.log_().neg_().log_()))
