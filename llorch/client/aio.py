@@ -170,10 +170,10 @@ class AsyncClient:
         return await self._object(calls.job(job_id))
 
     async def jobs(
-        self, *, status: str | None = None, limit: int | None = None, after: str | None = None
+        self, *, status: str | None = None, limit: int | None = None, cursor: str | None = None
     ) -> dict[str, Any]:
-        """`{"tasks": [...], "next": ...}`, newest first; `after` continues behind a page's `next`."""
-        return await self._object(calls.jobs(status, limit, after))
+        """`{"tasks": [...], "next": ...}`, newest first; `cursor` continues behind a page's `next`."""
+        return await self._object(calls.jobs(status, limit, cursor))
 
     async def explain(self, job_id: str) -> dict[str, Any]:
         """Every decision taken on a job."""

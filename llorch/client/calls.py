@@ -58,9 +58,9 @@ def job(job_id: str) -> Call:
     return Call("GET", _task(job_id))
 
 
-def jobs(status: str | None, limit: int | None, after: str | None) -> Call:
-    """`GET /v2/tasks`: newest first; `after` is the `next` of the page before."""
-    query = {"status": status, "limit": limit, "after": after}
+def jobs(status: str | None, limit: int | None, cursor: str | None) -> Call:
+    """`GET /v2/tasks`: newest first; `cursor` is the `next` of the page before."""
+    query = {"status": status, "limit": limit, "cursor": cursor}
     given = {name: value for name, value in query.items() if value is not None}
     return Call("GET", "/v2/tasks" + ("?" + urlencode(given) if given else ""))
 

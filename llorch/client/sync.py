@@ -128,9 +128,9 @@ class Client:
         """One job's record."""
         return self._object(calls.job(job_id))
 
-    def jobs(self, *, status: str | None = None, limit: int | None = None, after: str | None = None) -> dict[str, Any]:
-        """`{"tasks": [...], "next": ...}`, newest first; `after` continues behind a page's `next`."""
-        return self._object(calls.jobs(status, limit, after))
+    def jobs(self, *, status: str | None = None, limit: int | None = None, cursor: str | None = None) -> dict[str, Any]:
+        """`{"tasks": [...], "next": ...}`, newest first; `cursor` continues behind a page's `next`."""
+        return self._object(calls.jobs(status, limit, cursor))
 
     def explain(self, job_id: str) -> dict[str, Any]:
         """Every decision taken on a job."""

@@ -49,19 +49,24 @@ class _SeenKey:
 class Remote:
     """An open connection to one host."""
 
-    def __init__(self, target: SshTarget, connection: asyncssh.SSHClientConnection) -> None:
+    def __init__(self, target: SshTarget, connection: asyncssh.SSHClientConnection, local_address: str | None) -> None:
+        """`local_address` is our end; None behind a jump host or proxy, where the other side does not see us."""
         self.target = target
+        self.local_address = local_address
         self._connection = connection
 
-    @property
-    def local_address(self) -> str:
-        """Our end of the connection, as the host sees us when nothing translates addresses."""
-        return str(self._connection.get_extra_info("sockname")[0])
+    async def server_address(self) -> str:
+        """The host's own address that this session reached, as its sshd says: true behind NAT and jump hosts, too."""
+        import asyncssh
 
-    @property
-    def peer_address(self) -> str:
-        """The host's address that this connection reached."""
-        return str(self._connection.get_extra_info("peername")[0])
+        try:
+            answer = await self._connection.run('echo "$SSH_CONNECTION"', encoding="utf-8", errors="replace")
+        except (OSError, asyncssh.Error) as error:
+            raise _failed(self.target, error) from error
+        words = str(answer.stdout).split()
+        if len(words) != 4:
+            raise SshFailed(f"{self.target.name}: its SSH server does not say which address it was reached at")
+        return words[2]
 
     async def run(self, argv: Sequence[str], *, out: Sink, err: Sink, stdin: bytes = b"") -> int:
         """Run one command; its output goes to the sinks as it comes, `stdin` is written and closed.
@@ -183,7 +188,10 @@ async def connect(target: SshTarget) -> AsyncIterator[Remote]:
     """An open, authenticated connection whose host key was checked. Raises SshFailed."""
     runtime.ensure("net")
     async with AsyncExitStack() as hops:
-        yield Remote(target, await _open(target, hops, None, 0))
+        connection = await _open(target, hops, None, 0)
+        ours = connection.get_extra_info("sockname")
+        is_direct = bool(ours) and not _jumps(_options(target))
+        yield Remote(target, connection, str(ours[0]) if is_direct else None)
 
 
 async def _open(

@@ -205,8 +205,8 @@ def test_the_key_travels_as_a_bearer_only(server: Scripted, monkeypatch: pytest.
 def test_jobs_asks_for_a_page(server: Scripted) -> None:
     """Filters and the page mark go into the query, ids are escaped in the path."""
     client = Client(server.url + "/prefix/")
-    assert client.jobs(status="queued", limit=5, after="a b")["path"] == (
-        "/prefix/v2/tasks?status=queued&limit=5&after=a+b"
+    assert client.jobs(status="queued", limit=5, cursor="a b")["path"] == (
+        "/prefix/v2/tasks?status=queued&limit=5&cursor=a+b"
     )
     assert client.job("../health")["path"] == "/prefix/v2/tasks/..%2Fhealth"
 

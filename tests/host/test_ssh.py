@@ -141,13 +141,17 @@ def test_streams_codes_and_stdin_pass_through(sshd: Sshd) -> None:
 
 
 def test_addresses_of_the_session(sshd: Sshd) -> None:
-    """local_address and peer_address are what a worker binds to and calls back to."""
+    """Our end and the host's end are what a worker calls back to and binds to; behind a jump ours is unknown."""
 
-    async def go() -> tuple[str, str]:
-        async with ssh.connect(target(sshd)) as remote:
-            return remote.local_address, remote.peer_address
+    async def ends(where: SshTarget) -> tuple[str | None, str]:
+        async with ssh.connect(where) as remote:
+            return remote.local_address, await remote.server_address()
 
-    assert asyncio.run(go()) == ("127.0.0.1", "127.0.0.1")
+    assert asyncio.run(ends(target(sshd))) == ("127.0.0.1", "127.0.0.1")
+    plain = (sshd.home / ".ssh" / "config").read_text()
+    jump = f"Host inner\n  HostName 127.0.0.1\n  Port {sshd.port}\n  ProxyJump pool-a\n"
+    with config_as(sshd, plain + jump):
+        assert asyncio.run(ends(SshTarget("inner", "inner"))) == (None, "127.0.0.1")
 
 
 def test_ssh_config_is_honoured(sshd: Sshd) -> None:
