@@ -9,6 +9,7 @@ from llorch.core.effects import CancelCause, DrainWorker, PoolDropped, PoolRecor
 from llorch.core.events import AttemptFailed, HeartbeatReceived, PoolForgotten, PoolRegistered
 from llorch.core.fleet import Worker
 from llorch.core.job import Failure, FailureKind, JobState
+from llorch.core.placement import serveable
 from llorch.core.state import LiveJob, State
 from llorch.core.timers import Bell
 from llorch.core.worker import WorkerSpec, WorkerState
@@ -138,7 +139,8 @@ def _too_small(state: State, job: LiveJob, worker: Worker | None, failure: Failu
     if failure.code != errors.ContextLengthExceeded.code or worker is None or job.need_exact:
         return False
     context = worker.spec.context_length
-    if not any(peer.spec.context_length > context for peer in state.fleet.ready(worker.spec.model)):
+    larger = journey.shape_of(state, job)._replace(context=context + 1, exact=True)
+    if not serveable(state.fleet, larger):
         return False
     job.context_need, job.need_exact = context + 1, True
     return True

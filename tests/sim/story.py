@@ -1,0 +1,151 @@
+"""What happens in a history: who comes, what they want, and what goes wrong, all drawn from the world's seed."""
+
+from __future__ import annotations
+
+from llorch.base.ids import JobId, ModelId, PoolId, SessionId, WorkerId
+from llorch.core import events as happened
+from llorch.core.job import JobSpec, OnDisconnect, Priority, Wishes
+from llorch.core.worker import WorkerSpec
+from tests.sim.world import FAULTS_END_S, FakeWorker, World
+
+MODELS = (ModelId("red"), ModelId("blue"))
+
+
+def fill(world: World) -> None:
+    """Put workers, clients and faults on the agenda."""
+    rng = world.rng
+    for number in range(rng.randint(2, 4)):
+        worker = FakeWorker(_spec(world, number))
+        worker.liar = rng.random() < 0.2
+        world.workers.append(worker)
+        world.later(rng.uniform(0.0, 2.0), lambda worker=worker: world.start(worker))  # type: ignore[misc]
+    rush_at = rng.uniform(0.0, FAULTS_END_S - 1.0)
+    rush = rng.random() < 0.2
+    for number in range(rng.randint(3, 12) + 15 * rush):
+        world.later(rush_at + rng.random() if rush else rng.uniform(0.0, FAULTS_END_S), lambda number=number: _client(world, number))  # type: ignore[misc]
+    for _ in range(rng.randint(0, 6)):
+        world.later(rng.uniform(0.5, FAULTS_END_S), lambda: _fault(world))
+    world.later(FAULTS_END_S + 0.001, lambda: _mend(world))
+
+
+def _spec(world: World, number: int) -> WorkerSpec:
+    return WorkerSpec(
+        worker_id=WorkerId(f"w{number}"),
+        url=f"http://10.0.0.{number}:8001",
+        model=MODELS[number % 2],
+        backend="cpu",
+        pool=PoolId(f"p{number % 3}"),
+        slots_total=world.rng.randint(1, 3),
+        context_length=world.rng.choice((100, 100, 200)),
+        vram_bytes=0,
+        version="1",
+        protocol=1,
+        protocol_ok=number == 0 or world.rng.random() > 0.05,
+    )
+
+
+def _client(world: World, number: int) -> None:
+    """One submission, perhaps the same again, perhaps a change of mind."""
+    rng = world.rng
+    job_id = JobId(f"job-{number}")
+    attached = rng.random() < 0.5
+    spec = JobSpec(
+        job_id=job_id,
+        payload=b"{}",
+        prompt_sha256="0",
+        prompt_bytes=rng.choice((10, 10, 10, 150, 250, 700)),
+        seed=number,
+        model=rng.choice((*MODELS, *MODELS, None, ModelId("unheard-of"))),
+        max_tokens=rng.choice((None, 20, 20, 90, 300)),
+        priority=rng.choice((Priority.INTERACTIVE, Priority.BATCH)),
+        session_id=rng.choice((None, SessionId("s"))),
+        timeout_s=rng.choice((None, None, None, 2.0, 8.0)),
+        wishes=_wishes(world),
+        idempotency_key=rng.choice((None, None, f"key-{number % 3}")),
+        on_disconnect=OnDisconnect.CANCEL if attached else OnDisconnect.KEEP,
+        attached=attached,
+    )
+    world.submit(spec, rng.randint(0, 5))
+    change = rng.random()
+    when = rng.choice((0.0, world.soon(), rng.uniform(0.0, 4.0)))
+    if change < 0.15:
+        world.later(when, lambda: world.stop_job(happened.CancelRequested(job_id)))
+        world.later(when, lambda: world.stop_job(happened.CancelRequested(job_id)))
+    elif change < 0.3 and attached:
+        world.later(when, lambda: world.stop_job(happened.ClientDisconnected(job_id)))
+    elif change < 0.4:
+        world.later(when, lambda: world.tell(happened.ClientAttached(job_id)))
+
+
+def _wishes(world: World) -> Wishes:
+    rng = world.rng
+    kind = rng.random()
+    if kind < 0.6:
+        return Wishes()
+    if kind < 0.7:
+        return Wishes(pin_worker=f"w{rng.randrange(5)}")
+    if kind < 0.8:
+        return Wishes(pin_pool=f"p{rng.randrange(4)}")
+    return Wishes(prefer_pools=("p1",), avoid_pools=("p2",), allow_fallback=rng.random() < 0.7)
+
+
+def _fault(world: World) -> None:
+    """Something goes wrong with one worker, a pool, or orchestratord itself."""
+    rng = world.rng
+    worker = rng.choice(world.workers)
+    kind = rng.choice(("kill", "kill", "hang", "silent", "again", "twin", "move", "drain", "forget", "pool", "crash", "stop"))
+    world.history.append(f"{world.now - world.began:8.3f} FAULT {kind} {worker.spec.worker_id}")
+    if kind == "kill":
+        world.kill(worker)
+        if rng.random() < 0.5:
+            world.later(rng.uniform(0.1, 4.0), lambda: world.start(worker))
+    elif kind == "hang":
+        worker.hung_until = world.now + rng.uniform(0.5, 8.0)
+    elif kind == "silent":
+        worker.silent_until = world.now + rng.uniform(0.5, 8.0)
+    elif kind == "again":
+        world.announce(worker)
+    elif kind == "twin":
+        world.announce(FakeWorker(_moved(worker.spec, "http://10.9.9.9:1")))
+    elif kind == "move":
+        world.kill(worker)
+        worker.spec = _moved(worker.spec, f"http://10.0.1.{rng.randrange(200)}:8001")
+        world.later(rng.uniform(0.1, 1.0), lambda: world.start(worker))
+    elif kind == "drain":
+        world.tell(happened.WorkerDrainRequested(worker.spec.worker_id))
+    elif kind == "forget":
+        world.tell(happened.WorkerForgetRequested(worker.spec.worker_id))
+    elif kind == "pool":
+        world.tell(happened.PoolRegistered(worker.spec.pool, draining=rng.random() < 0.5))
+    elif kind == "stop":
+        world.tell(happened.DrainStarted())
+        world.later(rng.uniform(0.1, 1.5), world.crash)
+    else:
+        world.crash()
+
+
+def _moved(spec: WorkerSpec, url: str) -> WorkerSpec:
+    return WorkerSpec(
+        spec.worker_id,
+        url,
+        spec.model,
+        spec.backend,
+        spec.pool,
+        spec.slots_total,
+        spec.context_length,
+        spec.vram_bytes,
+        spec.version,
+        spec.protocol,
+        spec.protocol_ok,
+    )
+
+
+def _mend(world: World) -> None:
+    """The faults stop: what is down comes up, what drains is started anew, pools serve again."""
+    for worker in world.workers:
+        worker.liar = False
+        if not worker.alive or worker.draining or worker.hung_until > world.now or worker.silent_until > world.now:
+            world.kill(worker)
+            world.later(0.1, lambda worker=worker: world.start(worker))  # type: ignore[misc]
+    for pool in ("p0", "p1", "p2"):
+        world.later(4.0, lambda pool=pool: world.tell(happened.PoolRegistered(PoolId(pool))))  # type: ignore[misc]

@@ -1,0 +1,414 @@
+"""A small world around the production brain: shell, store, workers and clients, all moved by one seed and one clock.
+
+The shell here obeys the driver's rules (commit a turn's Persist effects at once and before the rest; one relay a job)
+and nothing more; whether the brain keeps its promises is judged by `checkers.Checkers`, which sees every step.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+from typing import Protocol
+
+from llorch.base.ids import JobId, ModelId, PoolId, WorkerId
+from llorch.core import effects as to_do
+from llorch.core import events as happened
+from llorch.core.brain import BrainSettings
+from llorch.core.effects import Effect
+from llorch.core.events import Event
+from llorch.core.job import Failure, FailureKind, JobRecord, JobSpec, Result
+from llorch.core.worker import Load, WorkerRecord, WorkerSpec
+from tests.sim.checkers import Checkers
+
+SETTINGS = BrainSettings(
+    queue_capacity=6,
+    known_models=frozenset({ModelId("red"), ModelId("blue")}),
+    lease_s=2.0,
+    queue_timeout_interactive_s=25.0,
+    queue_timeout_batch_s=None,
+    stall_timeout_s=3.0,
+    first_token_timeout_s=3.0,
+    count_timeout_s=1.0,
+    cancel_limit_s=2.0,
+    continue_wait_s=4.0,
+    restart_wait_s=6.0,
+    announce_every_s=1.0,
+)
+FAULTS_END_S = 12.0
+ALL_OVER_S = 120.0
+
+
+class Thinker(Protocol):
+    """The brain, or a brain with something broken in it."""
+
+    def decide(self, event: Event, now: float) -> list[Effect]: ...
+    def next_wakeup(self) -> float | None: ...
+    def worker(self, worker_id: WorkerId) -> WorkerRecord | None: ...
+    def job(self, job_id: JobId) -> JobRecord | None: ...
+
+
+@dataclass
+class FakeWorker:
+    """What really runs on a host; the brain only hears of it."""
+
+    spec: WorkerSpec
+    alive: bool = True
+    hung_until: float = 0.0
+    silent_until: float = 0.0
+    draining: bool = False
+    liar: bool = False
+    running: dict[tuple[JobId, int], int] = field(default_factory=dict)
+    incarnation: int = 0
+
+
+@dataclass
+class Relay:
+    """The shell's side of one attempt. `open`: its frames reach the client."""
+
+    worker: FakeWorker
+    incarnation: int
+    open: bool = True
+    last_frame_at: float = 0.0
+
+
+class World:
+    """Runs one history. `make_brain` is called at the start and after each crash of orchestratord."""
+
+    def __init__(self, seed: int, make_brain: Callable[[BrainSettings], Thinker]) -> None:
+        self.rng = Random(seed)
+        self.now = 1000.0
+        self.began = self.now
+        self.make_brain = make_brain
+        self.brain: Thinker | None = make_brain(SETTINGS)
+        self.agenda: list[tuple[float, int, Callable[[], None]]] = []
+        self.serial = 0
+        self.wake_at: float | None = None
+        self.inbox: list[Event] = []
+        self.jobs: dict[JobId, JobRecord] = {}
+        self.worker_records: dict[WorkerId, WorkerRecord] = {}
+        self.pools: dict[PoolId, bool] = {}
+        self.frames: dict[JobId, list[int]] = {}
+        self.lengths: dict[JobId, int] = {}
+        self.relays: dict[tuple[JobId, int], Relay] = {}
+        self.workers: list[FakeWorker] = []
+        self.wanted_stop: set[JobId] = set()
+        self.checkers = Checkers(SETTINGS)
+        self.history: list[str] = []
+
+    # -- time
+
+    @property
+    def faulty(self) -> bool:
+        return self.now < self.began + FAULTS_END_S
+
+    def later(self, delay_s: float, what: Callable[[], None]) -> None:
+        self.serial += 1
+        heapq.heappush(self.agenda, (self.now + delay_s, self.serial, what))
+
+    def soon(self) -> float:
+        return self.rng.uniform(0.0005, 0.03)
+
+    def run(self) -> None:
+        """Until every accepted job ended after the faults, or too much time passed; then the last judgement."""
+        self._wake()
+        while self.agenda and self.now < self.began + ALL_OVER_S:
+            at, _, what = heapq.heappop(self.agenda)
+            self.now = max(self.now, at)
+            what()
+            if not self.faulty and self.brain is not None and not self.inbox and self.checkers.all_over(self):
+                break
+        self.checkers.judge(self)
+
+    # -- the shell
+
+    def tell(self, event: Event) -> None:
+        """An event for the brain; those of a few milliseconds make one turn."""
+        if self.brain is None:
+            return
+        if not self.inbox:
+            self.later(self.rng.choice((0.0, 0.001, 0.004)), self._turn)
+        self.inbox.append(event)
+
+    def _turn(self) -> None:
+        if self.brain is None:
+            return
+        events, self.inbox = self.inbox, []
+        effects: list[Effect] = []
+        for event in events:
+            self.history.append(f"{self.now - self.began:8.3f} {event}")
+            answer = self.brain.decide(event, self.now)
+            self.checkers.decided(event, answer, self)
+            effects += answer
+        fate = self.rng.random() if self.faulty else 1.0
+        if fate < 0.004:  # before the commit: only early dispatches got out
+            for effect in effects:
+                if isinstance(effect, to_do.Dispatch) and effect.early:
+                    self._dispatch(effect)
+            self.crash()
+            return
+        for effect in effects:
+            if isinstance(effect, to_do.Persist):
+                self._commit(effect)
+        if fate < 0.008:
+            self.crash()
+            return
+        for effect in effects:
+            self.history.append(f"             {type(effect).__name__} {effect}")
+            self._carry_out(effect)
+        self.checkers.turned(self)
+        self._wake()
+
+    def _wake(self) -> None:
+        """Feed TimePassed when the brain wants to be woken."""
+        brain = self.brain
+        assert brain is not None
+        at = brain.next_wakeup()
+        if at is None or at == self.wake_at:
+            return
+        self.wake_at = at
+
+        def ring() -> None:
+            if self.brain is brain and self.wake_at == at:
+                self.wake_at = None
+                self.tell(happened.TimePassed())
+
+        self.later(max(0.0, at - self.now), ring)
+
+    def _commit(self, effect: to_do.Persist) -> None:
+        record = effect.record
+        self.checkers.committed(record, self)
+        if isinstance(record, JobRecord):
+            self.jobs[record.spec.job_id] = record
+        elif isinstance(record, WorkerRecord):
+            self.worker_records[record.spec.worker_id] = record
+        elif isinstance(record, to_do.WorkerForgotten):
+            self.worker_records.pop(record.worker_id, None)
+        elif isinstance(record, to_do.PoolRecord):
+            self.pools[record.pool_id] = record.draining
+        elif isinstance(record, to_do.PoolDropped):
+            self.pools.pop(record.pool_id, None)
+
+    def _carry_out(self, effect: Effect) -> None:
+        self.checkers.carried_out(effect, self)
+        if isinstance(effect, to_do.Dispatch):
+            self._dispatch(effect)
+        elif isinstance(effect, to_do.CancelAttempt):
+            self._cancel_attempt(effect)
+        elif isinstance(effect, to_do.CountTokens):
+            self._count(effect)
+        elif isinstance(effect, to_do.DrainWorker):
+            for worker in self.workers:
+                worker.draining = worker.draining or worker.spec.url == effect.url
+        elif isinstance(effect, to_do.Finish):
+            for (job_id, _), relay in self.relays.items():
+                relay.open = relay.open and job_id != effect.job_id
+
+    def crash(self) -> None:
+        """kill -9 of orchestratord: memory gone, streams cut (workers notice and free their slots), then a restart."""
+        if self.brain is None:
+            return
+        self.history.append(f"{self.now - self.began:8.3f} CRASH of orchestratord")
+        self.brain = None
+        self.wake_at = None
+        self.inbox = []
+        self.checkers.crashed()
+        for key, relay in self.relays.items():
+            self.later(self.soon(), lambda key=key, relay=relay: relay.worker.running.pop(key, None))  # type: ignore[misc]
+        self.relays = {}
+        self.later(self.rng.uniform(0.05, 3.0), self._restart)
+
+    def _restart(self) -> None:
+        self.brain = self.make_brain(SETTINGS)
+        live = sorted((r for r in self.jobs.values() if not r.state.terminal), key=lambda r: r.sequence)
+        self.tell(
+            happened.Restarted(
+                tuple(live),
+                tuple(self.worker_records.values()),
+                tuple(happened.PoolRegistered(pool, draining) for pool, draining in self.pools.items()),
+                {record.spec.job_id: len(self.frames.get(record.spec.job_id, ())) for record in live},
+            )
+        )
+
+    def _count(self, effect: to_do.CountTokens) -> None:
+        worker = self.at(effect.url)
+        tokens = self.prompt_tokens(effect.job_id) if worker is not None and worker.alive else None
+        if self.rng.random() > 0.2:
+            self.later(self.soon(), lambda: self.tell(happened.TokensCounted(effect.job_id, tokens)))
+
+    def prompt_tokens(self, job_id: JobId) -> int:
+        return 1 + self.checkers.specs[job_id].prompt_bytes // 3
+
+    def at(self, url: str) -> FakeWorker | None:
+        return next((worker for worker in self.workers if worker.spec.url == url and worker.alive), None)
+
+    # -- attempts
+
+    def _dispatch(self, effect: to_do.Dispatch) -> None:
+        key = (effect.job_id, effect.attempt)
+        worker = self.at(effect.url)
+        if worker is None:
+            self.later(self.soon(), lambda: self._over(key, Failure(FailureKind.REFUSED)))
+            return
+        relay = Relay(worker, worker.incarnation, last_frame_at=self.now)
+        self.relays[key] = relay
+        self.later(self.soon(), lambda: self._arrive(key, relay))
+        self.later(SETTINGS.stall_timeout_s, lambda: self._watch_stall(key, relay))
+
+    def _arrive(self, key: tuple[JobId, int], relay: Relay) -> None:
+        worker = relay.worker
+        if not self._reaches(relay):
+            self._broken(key, relay)
+        elif worker.hung_until > self.now:
+            self.later(worker.hung_until - self.now, lambda: self._arrive(key, relay))
+        elif worker.draining or len(worker.running) >= worker.spec.slots_total or (worker.liar and self._chance(0.3)):
+            self._over(key, Failure(FailureKind.BUSY, "WORKER_UNAVAILABLE", "no slot", self.rng.choice((None, 0.5))))
+        elif any(job_id == key[0] for job_id, _ in worker.running):
+            self._over(key, Failure(FailureKind.REJECTED, "DUPLICATE_JOB", "running already"))
+        elif self.prompt_tokens(key[0]) + (self.checkers.specs[key[0]].max_tokens or 1) > worker.spec.context_length:
+            self._over(key, Failure(FailureKind.REJECTED, "CONTEXT_LENGTH_EXCEEDED", "too long"))
+        else:
+            worker.running[key] = len(self.frames.setdefault(key[0], []))
+            self.tell(happened.AttemptStarted(*key))
+            self.later(self.soon(), lambda: self._step(key, relay))
+
+    def _chance(self, share: float) -> bool:
+        return self.faulty and self.rng.random() < share
+
+    def _reaches(self, relay: Relay) -> bool:
+        return relay.worker.alive and relay.worker.incarnation == relay.incarnation
+
+    def _step(self, key: tuple[JobId, int], relay: Relay) -> None:
+        worker = relay.worker
+        if self.relays.get(key) is not relay:
+            worker.running.pop(key, None)
+        elif not self._reaches(relay):
+            self._broken(key, relay)
+        elif worker.hung_until > self.now:
+            self.later(worker.hung_until - self.now, lambda: self._step(key, relay))
+        elif key not in worker.running:
+            return
+        elif worker.running[key] >= self.lengths[key[0]]:
+            del worker.running[key]
+            self._over(key, Result("EOS", self.lengths[key[0]]))
+        elif worker.liar and self._chance(0.1):
+            del worker.running[key]
+            self._over(key, Failure(FailureKind.FAILED, "INFERENCE_FAILED", "the model failed"))
+        else:
+            self._frame(key, relay, worker.running[key])
+            worker.running[key] += 1
+            self.later(self.rng.uniform(0.05, 0.6), lambda: self._step(key, relay))
+
+    def _frame(self, key: tuple[JobId, int], relay: Relay, index: int) -> None:
+        if not relay.open:
+            return
+        relay.last_frame_at = self.now
+        self.checkers.framed(key, index, self)
+        self.frames[key[0]].append(index)
+        self.tell(happened.FirstTokenSeen(*key))
+
+    def _broken(self, key: tuple[JobId, int], relay: Relay) -> None:
+        relay.worker.running.pop(key, None)
+        self._over(key, Failure(FailureKind.BROKEN))
+
+    def _over(self, key: tuple[JobId, int], how: Failure | Result) -> None:
+        """The shell learns that an attempt is over and says so once."""
+        relay = self.relays.pop(key, None)
+        self.checkers.over(key)
+        if isinstance(how, Result):
+            self.tell(happened.AttemptEnded(*key, how))
+        elif relay is not None or how.kind is FailureKind.REFUSED:
+            frames = len(self.frames.get(key[0], ()))
+            self.tell(happened.AttemptFailed(*key, how, frames, frames))
+
+    def _watch_stall(self, key: tuple[JobId, int], relay: Relay) -> None:
+        if self.relays.get(key) is not relay:
+            return
+        idle_s = self.now - relay.last_frame_at
+        if idle_s >= SETTINGS.stall_timeout_s - 1e-6:
+            self.later(self.soon(), lambda: relay.worker.running.pop(key, None))  # type: ignore[arg-type,return-value]
+            self._over(key, Failure(FailureKind.STALLED))
+        else:
+            self.later(SETTINGS.stall_timeout_s - idle_s, lambda: self._watch_stall(key, relay))
+
+    def _cancel_attempt(self, effect: to_do.CancelAttempt) -> None:
+        key = (effect.job_id, effect.attempt)
+        relay = self.relays.get(key)
+        if relay is None:
+            return
+        relay.open = False
+
+        def arrive() -> None:
+            if self.relays.get(key) is not relay:
+                return
+            if not self._reaches(relay):
+                self._broken(key, relay)
+            elif relay.worker.hung_until > self.now:
+                self.later(relay.worker.hung_until - self.now, arrive)
+            else:
+                relay.worker.running.pop(key, None)
+                self._over(key, Result("CANCELLED", len(self.frames.get(key[0], ()))))
+
+        self.later(self.soon(), arrive)
+
+    # -- workers
+
+    def announce(self, worker: FakeWorker) -> None:
+        if worker.alive:
+            self.later(self.soon(), lambda: self.tell(happened.WorkerAnnounced(worker.spec)))
+
+    def heartbeat(self, worker: FakeWorker, incarnation: int) -> None:
+        """Once a second, as long as this incarnation lives; duplicated, delayed and wrong at times."""
+        if not worker.alive or worker.incarnation != incarnation:
+            return
+        if worker.hung_until <= self.now and worker.silent_until <= self.now:
+            busy = len(worker.running)
+            if worker.liar and self._chance(0.3):
+                busy = self.rng.randrange(worker.spec.slots_total + 2)
+            beat = happened.HeartbeatReceived(worker.spec.worker_id, Load(busy, 10.0, 0, worker.draining))
+            for _ in range(2 if self._chance(0.1) else 1):
+                delay_s = self.rng.uniform(0.5, 2.5) if self._chance(0.05) else self.soon()
+                self.later(delay_s, lambda: self._receive(worker, beat))
+        self.later(1.0, lambda: self.heartbeat(worker, incarnation))
+
+    def _receive(self, worker: FakeWorker, beat: happened.HeartbeatReceived) -> None:
+        if self.brain is None:
+            return
+        known = self.brain.worker(beat.worker_id)
+        if known is None or known.spec.url != worker.spec.url:
+            self.announce(worker)
+        else:
+            self.tell(beat)
+
+    def start(self, worker: FakeWorker) -> None:
+        """The worker process comes up (again)."""
+        worker.alive, worker.draining = True, False
+        worker.incarnation += 1
+        worker.hung_until = worker.silent_until = 0.0
+        worker.running = {}
+        self.announce(worker)
+        self.later(self.rng.uniform(0.2, 1.0), lambda: self.heartbeat(worker, worker.incarnation))
+
+    def kill(self, worker: FakeWorker) -> None:
+        """SIGKILL: every stream to it breaks within milliseconds."""
+        worker.alive = False
+        for key, relay in list(self.relays.items()):
+            if relay.worker is worker:
+                self.later(self.soon(), lambda key=key, relay=relay: self._cut(key, relay))  # type: ignore[misc]
+
+    def _cut(self, key: tuple[JobId, int], relay: Relay) -> None:
+        if self.relays.get(key) is relay:
+            self._broken(key, relay)
+
+    # -- clients
+
+    def submit(self, spec: JobSpec, length: int) -> None:
+        self.checkers.specs[spec.job_id] = spec
+        self.lengths[spec.job_id] = length
+        self.tell(happened.JobSubmitted(spec))
+
+    def stop_job(self, event: happened.CancelRequested | happened.ClientDisconnected) -> None:
+        if self.brain is not None:
+            self.wanted_stop.add(event.job_id)
+            self.tell(event)
