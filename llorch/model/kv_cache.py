@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import mmap
+
 import torch
 from torch import Tensor
 
@@ -12,8 +15,7 @@ from llorch.model.config import ModelConfig
 class KvCache:
     """One tensor a layer, [slots, positions, 2 * kv_heads, head_dim]: a position's keys, then its values.
 
-    It starts as zeros, not as garbage, because masked positions are multiplied by an exact 0: the kernel's zero pages
-    cost nothing until they are written.
+    It starts as zeros, not as garbage, because masked positions are multiplied by an exact 0.
     """
 
     def __init__(self, config: ModelConfig, *, slots: int, context: int, dtype: torch.dtype) -> None:
@@ -21,7 +23,7 @@ class KvCache:
         self.positions = blocks_for(context) * BLOCK_POSITIONS
         self._kv_heads = config.kv_heads
         shape = (slots, self.positions, 2 * config.kv_heads, config.head_dim)
-        self._layers = [torch.zeros(shape, dtype=dtype) for _ in range(config.layers)]
+        self._layers = [_reserve(shape, dtype) for _ in range(config.layers)]
         self._flat = [layer.view(-1, 2 * config.kv_heads, config.head_dim) for layer in self._layers]
         self._block_bytes = BLOCK_POSITIONS * config.kv_values_per_position * dtype.itemsize
         self._blocks_touched = [0] * slots
@@ -55,3 +57,10 @@ class KvCache:
     def values(self, layer: int, slot: int, start: int, end: int) -> Tensor:
         """Values, likewise."""
         return self._layers[layer][slot, start:end, self._kv_heads :]
+
+
+def _reserve(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Zeros whose pages the kernel provides when they are first written; `torch.zeros` would touch them all."""
+    size_bytes = math.prod(shape) * dtype.itemsize
+    pages = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(pages, dtype=dtype).view(shape)

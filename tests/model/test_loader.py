@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from llorch.batching.planner import Draw, Row, StepPlan
 from llorch.batching.sequence import SamplingParams
 from llorch.model import Dtype, hardware, load_model
 from llorch.model.config import RopeScaling, parse_config
+from llorch.model.kv_cache import KvCache
 
 GIB = 1 << 30
 CONFIG = {
@@ -54,6 +58,36 @@ def test_a_loaded_model(directory: Path) -> None:
     tokens = model.runner.run(plan)
     assert isinstance(tokens[0], int) and tokens[1] is None
     assert model.kv_bytes - before == 128 * model.config.kv_values_per_position * 4
+
+
+def test_the_frozen_file_has_no_numpy(directory: Path) -> None:
+    """Loading and running need no numpy, and import nothing of torch's compiler (absent from the frozen file)."""
+    script = """
+import pathlib, sys
+sys.modules["numpy"] = None
+from llorch.batching.planner import Draw, Row, StepPlan
+from llorch.batching.sequence import SamplingParams
+from llorch.model import load_model
+model = load_model(pathlib.Path(sys.argv[1]), slots=2)
+params = SamplingParams(top_p=0.9, top_k=5, repetition_penalty=1.2)
+print(model.runner.run(StepPlan((Row("a", 0, 0, tuple(model.tokenizer.encode("once")), Draw(params, 0, (5,))),))))
+assert not {"torch._dynamo", "torch._inductor", "sympy", "networkx"} & set(sys.modules)
+"""
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-W", "error", "-c", script, str(directory)], check=True, cwd=root, timeout=60)
+
+
+def test_the_cache_takes_memory_as_it_is_used() -> None:
+    """Reserving a cache costs no memory; a position written takes its pages."""
+    config = parse_config({**CONFIG, "max_position_embeddings": 1 << 22}, {})
+    before = resident_bytes()
+    cache = KvCache(config, slots=2, context=1 << 22, dtype=torch.float32)
+    assert cache.reserved_bytes == 2 * 2 * (1 << 22) * 2 * 2 * 4 * 4
+    assert resident_bytes() - before < 16 << 20
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def tensor_bytes(directory: Path) -> list[int]:
