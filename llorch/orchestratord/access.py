@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import secrets
 from collections.abc import Iterable
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from llorch.base.errors import ConfigError, HostError, Unauthorized
+from llorch.base.errors import ConfigError, Unauthorized
 from llorch.base.ids import DEFAULT_TENANT, TenantId
 from llorch.orchestratord.addresses import is_loopback, parse
 from llorch.orchestratord.settings import LanAccess, Mode, Settings
 from llorch.store.store import ClientKey
 
 KEY_PREFIX = "llorch-"
-TOKEN_FILE = "worker-token"
-TOKEN_SIZE_MAX = 4096
 _PROXY_HEADERS = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
 
 
@@ -128,37 +124,3 @@ def check_binding(settings: Settings, keys: Iterable[ClientKey]) -> None:
         raise ConfigError(
             f"--bind {settings.bind} would let everybody on the network in: {make_one}, or say --insecure-lan"
         )
-
-
-def worker_token(state_dir: Path, token_file: str | None) -> str:
-    """The cluster's worker token: from `token_file`, else from the state directory, made there if absent.
-
-    Raises ConfigError, HostError.
-    """
-    path = Path(token_file) if token_file else state_dir / TOKEN_FILE
-    if token_file is None:
-        _create_token(path)
-    try:
-        token = path.read_text(encoding="ascii")[:TOKEN_SIZE_MAX].strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the worker token cannot be read from {path}: {error}") from None
-    if len(token) < 16:
-        raise ConfigError(f"the worker token in {path} is too short: at least 16 characters")
-    return token
-
-
-def _create_token(path: Path) -> None:
-    """Write a fresh token unless there is one; complete or absent, whoever else does the same."""
-    if path.exists():
-        return
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        fresh.touch(mode=0o600)
-        fresh.write_text(secrets.token_urlsafe(32) + "\n", encoding="ascii")
-        try:
-            os.link(fresh, path)
-        except FileExistsError:
-            pass
-        fresh.unlink()
-    except OSError as error:
-        raise HostError(f"the worker token cannot be written to {path}: {error.strerror}") from None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import resource
 import socket
 import ssl
 import time
 from contextlib import AsyncExitStack
 
-from llorch.base import clock, log
+from llorch.base import clock, log, worker_token
 from llorch.base.clock import SystemClock
 from llorch.base.errors import ConfigError, HostError, LlorchError, StorageUnavailable
 from llorch.base.ids import JobId, WorkerId
@@ -85,11 +86,8 @@ class Daemon:
         self._settings = settings
         self._group = group
         self._snapshot = store.snapshot()
-        door = Access(
-            settings.mode,
-            settings.lan_access,
-            access.worker_token(settings.state_dir, settings.worker_token_file),
-        )
+        token = worker_token.find_or_create(os.environ, settings.state_dir)
+        door = Access(settings.mode, settings.lan_access, token)
         brain = Brain(settings.brain)
         brain_clock = BrainClock(SystemClock(), self._snapshot.newest_at)
         streams, metrics, vouched = Streams(), Metrics(), set[str]()

@@ -72,7 +72,6 @@ class Settings:
     log_format: LogFormat
     log_level: str
     state_dir: Path
-    worker_token_file: str | None
     brain: BrainSettings
 
 
@@ -111,7 +110,6 @@ def load(flags: argparse.Namespace, env: Mapping[str, str]) -> Settings:
         log_format=LogFormat(values["log_format"]),
         log_level=values["log_level"],
         state_dir=config.state_dir(env, flags.state).absolute(),
-        worker_token_file=env.get("LLORCH_WORKER_TOKEN_FILE") or None,
         brain=_brain(values),
     )
 
