@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ ROOT = payloads.ROOT
 WORK = ROOT / "build" / "work"
 OUT = ROOT / "build" / "out"
 FACTS = WORK / "llorch-build.json"
+DEFERRED_TABLE = WORK / "llorch-deferred.txt"
 STAMP = WORK / "frozen.json"
 
 # Standard modules that nothing here can use; the rest is frozen whole, for PyInstaller cannot see what torch imports.
@@ -94,6 +96,15 @@ UNNEEDED_LIBRARIES = (
 UNNEEDED_EXTENSIONS = ("_codecs_", "_multibytecodec", "_test", "_xx", "xx", "_crypt", "_curses")
 
 
+# Large libraries and extension modules that only some commands need, besides those of every package but psutil.
+# (ctypes: not large, but PyInstaller's bootstrap would import it at every start if it found it.)
+DEFERRED = (
+    *("libcrypto", "libssl", "libsqlite3", "libexpat", "_ssl.", "_hashlib.", "_sqlite3.", "_ctypes.", "_decimal."),
+    *("_elementtree.", "pyexpat."),
+)
+LATER = "later/"  # name of deferred entries in the frozen file, see llorch/host/executable.py
+
+
 def hidden_imports() -> list[str]:
     """All of llorch, all of the standard library, and what only payload code imports."""
     stdlib = [name for name in sys.stdlib_module_names if name not in UNUSED_STDLIB and not name.startswith("_test")]
@@ -129,29 +140,62 @@ def own_data() -> list[tuple[str, str]]:
         is_code = path.suffix in (".py", ".pyc") or path.name == "py.typed"
         if path.is_file() and not is_code and name.parts[0] != "assets":
             found.append((str(path), str(Path("llorch") / name.parent)))
-    return [*found, (str(FACTS), ".")]
+    return [*found, (str(FACTS), "."), (str(DEFERRED_TABLE), ".")]
 
 
-def light_binaries(found: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
-    """The light part's shared libraries, without the unneeded, as stripped copies.
+def binaries(found: list[tuple[str, str, str]]) -> tuple[list[tuple[str, str, str]], list[tuple[str, str, str]]]:
+    """(unpacked at every start, deferred to the one-folder copy), as stripped copies without the unneeded.
 
-    They are unpacked at every start, so each megabyte is paid each time: pyenv's libpython is 23 MB before, 6 after.
+    Each megabyte of the former is paid at every start: pyenv's libpython is 23 MB before stripping, 6 after.
     """
     folder = WORK / "stripped"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    kept = []
+    now, later = [], []
     for name, source, kind in found:
         base = Path(name).name
         if base.startswith(UNNEEDED_LIBRARIES) or base.startswith(UNNEEDED_EXTENSIONS):
             continue
-        if kind in ("BINARY", "EXTENSION"):
-            copy = folder / name.replace("/", "__")
-            shutil.copy(source, copy)
-            source = str(copy)
-        kept.append((name, source, kind))
-    payloads.strip([source for _, source, kind in kept if kind in ("BINARY", "EXTENSION")])
-    return kept
+        copy = folder / name.replace("/", "__")
+        shutil.copy(source, copy)
+        if is_deferred(name):
+            later.append((LATER + name, str(copy), "PKG"))
+        else:
+            now.append((name, str(copy), kind))
+    payloads.strip([source for _, source, _ in now + later])
+    _write_deferred_table([(name.removeprefix(LATER), source) for name, source, _ in later])
+    return now, later
+
+
+def is_deferred(name: str) -> bool:
+    """Can a light command do without this library?"""
+    base = Path(name).name
+    is_package = "/" in name and not name.startswith("python3")
+    return (is_package and not name.startswith("psutil/")) or base.startswith(DEFERRED)
+
+
+def _write_deferred_table(files: list[tuple[str, str]]) -> None:
+    """Lines of module, file and the deferred libraries it links to, as llorch/host/deferred.py reads them."""
+    libraries = {
+        Path(name).name: (name, source) for name, source in files if ".cpython-" not in name and ".abi3." not in name
+    }
+    lines = []
+    for name, source in files:
+        if Path(name).name not in libraries:
+            module = re.sub(r"^python3[^/]*/lib-dynload/", "", name).partition(".")[0].replace("/", ".")
+            lines.append(" ".join([module, name, *_linked(source, libraries)]))
+    DEFERRED_TABLE.write_text("\n".join(lines) + "\n")
+
+
+def _linked(source: str, libraries: dict[str, tuple[str, str]]) -> list[str]:
+    """Those of `libraries` that `source` needs, dependencies first."""
+    from PyInstaller.depend.bindepend import get_imports
+
+    found: list[str] = []
+    for wanted, _ in sorted(get_imports(source)):
+        if (library := libraries.get(Path(wanted).name)) is not None:
+            found += [name for name in [*_linked(library[1], libraries), library[0]] if name not in found]
+    return found
 
 
 def prepare(effort: payloads.Effort) -> dict[str, payloads.Built]:
@@ -169,6 +213,7 @@ def prepare(effort: payloads.Effort) -> dict[str, payloads.Built]:
         "payloads": rows,
     }
     FACTS.write_text(json.dumps(facts))
+    DEFERRED_TABLE.touch()
     return built
 
 

@@ -3,6 +3,10 @@
 import sys
 
 if __name__ == "__main__":
+    if getattr(sys, "frozen", False):
+        from llorch.host.deferred import install
+
+        install()
     if "--multiprocessing-fork" in sys.argv:  # only a spawn child needs it, and multiprocessing costs 12 ms
         from multiprocessing import freeze_support
 

@@ -2,7 +2,8 @@
 
 Layout (PyInstaller's CArchive): bootloader | entries … | table of contents | cookie. The bootloader extracts binaries,
 data and links; entries of kind `a` it ignores, and those are our payloads. The cookie is found from the end of the
-file. This module knows nothing of caches or of what a payload is for.
+file. Kind `a` under `later/` are libraries that belong to the one-folder form, but need not be unpacked at each start
+of the onefile. This module knows nothing of caches or of what a payload is for.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ _COPY_BYTES = 1 << 20
 _FOLDER = "_internal"
 _EXTRACTED = ("b", "x", "n")  # binary, data, symbolic link
 PAYLOAD = "a"
+LATER = "later/"
 
 
 class Payloads(Enum):
@@ -46,6 +48,18 @@ class Entry:
     is_compressed: bool
     kind: str
 
+    @property
+    def unpacked_name(self) -> str | None:
+        """Where the one-folder form has it under `_internal`, None if it stays in the package."""
+        if self.kind == PAYLOAD and self.name.startswith(LATER):
+            return self.name.removeprefix(LATER)
+        return self.name if self.kind in _EXTRACTED else None
+
+    @property
+    def is_payload(self) -> bool:
+        """Is it data that neither form unpacks by itself?"""
+        return self.kind == PAYLOAD and not self.name.startswith(LATER)
+
 
 @dataclass(frozen=True, slots=True)
 class Package:
@@ -59,11 +73,11 @@ class Package:
     @property
     def size_bytes(self) -> int:
         """Bytes of the one-folder form without payloads."""
-        return sum(entry.size_bytes for entry in self.entries if entry.kind != PAYLOAD) + _COPY_BYTES
+        return sum(entry.size_bytes for entry in self.entries if not entry.is_payload) + _COPY_BYTES
 
     def payload(self, name: str) -> Entry | None:
         """The payload entry called `name`, if this executable carries it."""
-        return next((entry for entry in self.entries if entry.name == name and entry.kind == PAYLOAD), None)
+        return next((entry for entry in self.entries if entry.name == name and entry.is_payload), None)
 
 
 def running_file() -> Path:
@@ -108,11 +122,12 @@ def write_one_folder(package: Package, folder: Path, payloads: Payloads) -> Path
     The bootloader takes a package without extractable entries for a one-folder program and looks in `_internal`.
     """
     with open(package.path, "rb") as source:
+        kept = []
         for entry in package.entries:
-            if entry.kind in _EXTRACTED:
-                _extract(source, entry, folder / _FOLDER / entry.name)
-        kinds = _EXTRACTED if payloads is Payloads.KEEP else (*_EXTRACTED, PAYLOAD)
-        kept = [entry for entry in package.entries if entry.kind not in kinds]
+            if (name := entry.unpacked_name) is not None:
+                _extract(source, entry, folder / _FOLDER / name)
+            elif payloads is Payloads.KEEP or not entry.is_payload:
+                kept.append(entry)
         program = folder / "llorch"
         with open(program, "wb") as out:
             out.write(_bootloader(source, package))
@@ -131,7 +146,7 @@ def _extract(source: BinaryIO, entry: Entry, path: Path) -> None:
         path.symlink_to(data.rstrip(b"\0").decode())
         return
     path.write_bytes(data)
-    path.chmod(0o755 if entry.kind == "b" else 0o644)
+    path.chmod(0o644 if entry.kind == "x" else 0o755)
 
 
 def _bootloader(source: BinaryIO, package: Package) -> bytes:

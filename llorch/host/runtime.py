@@ -7,24 +7,22 @@ sources there is nothing to unpack and every function answers from the package a
 from __future__ import annotations
 
 import functools
-import hashlib
 import io
 import json
 import os
-import platform
 import sys
-import tarfile
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import llorch
 from llorch.base.config import cache_dir
 from llorch.base.errors import HostError
-from llorch.host import cache, executable
 from llorch.host.process import clean_environment
+
+if TYPE_CHECKING:
+    from llorch.host import executable
 
 BUILD_FILE = "llorch-build.json"  # written by build/freeze.py, lies beside the frozen modules
 ORIGIN_FILE = "origin"  # in the cached one-folder copy: path of the file that carries the payloads
@@ -91,10 +89,14 @@ def version_facts() -> dict[str, object]:
         "version": llorch.__version__,
         "build_id": facts.build_id,
         "protocol": llorch.PROTOCOL,
-        "python": platform.python_version(),
+        "python": _python_version(),
         "torch": facts.torch_version,
         "backends": list(facts.backends),
     }
+
+
+def _python_version() -> str:
+    return ".".join(map(str, sys.version_info[:3]))
 
 
 def ensure(name: str) -> Path:
@@ -108,6 +110,8 @@ def ensure(name: str) -> Path:
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
     if name == "torch":  # numpy is left out on purpose, 52 MB for nothing we use; torch remarks on it once
+        import warnings
+
         warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
     return folder
 
@@ -134,6 +138,8 @@ def become_one_folder(argv: list[str]) -> None:
     """
     if not is_frozen() or is_one_folder():
         return
+    from llorch.host import cache
+
     _die_with_parent()
     try:
         program = one_folder_program()
@@ -161,6 +167,8 @@ def one_folder_program() -> Path:
         return Path(sys.executable)
     folder = _cache() / f"app-{build().build_id}"
     if not folder.is_dir():
+        from llorch.host import cache, executable
+
         package = executable.read_package(executable.running_file())
 
         def fill(place: Path) -> None:
@@ -183,6 +191,8 @@ def unpack(name: str) -> Path:
         raise HostError(f"this build has no {name} runtime")
     folder = folders()[name]
     if not folder.is_dir():
+        from llorch.host import cache
+
         source, entry = _carrier(payload)
         cache.place(folder, f"{name} runtime", payload.size_bytes, lambda place: _unpack(source, entry, payload, place))
     return folder
@@ -194,8 +204,9 @@ def _override(name: str) -> Path | None:
     if not named:
         return None
     if not list(Path(named).glob(f"torch/_C.cpython-{sys.version_info[0]}{sys.version_info[1]}*")):
-        version = platform.python_version()
-        raise HostError(f"LLORCH_TORCH={named} holds no torch for Python {version}; unset it to use the embedded one")
+        raise HostError(
+            f"LLORCH_TORCH={named} holds no torch for Python {_python_version()}; unset it to use the embedded one"
+        )
     return Path(named)
 
 
@@ -208,6 +219,8 @@ def _cache() -> Path:
 
 def _carrier(payload: Payload) -> tuple[Path, executable.Entry]:
     """The file that carries `payload`: ourselves, else the file our cached copy was made from."""
+    from llorch.host import executable
+
     tried = [executable.running_file()]
     origin = Path(sys.executable).parent / ORIGIN_FILE
     if is_one_folder() and origin.is_file():
@@ -222,10 +235,12 @@ class _Packed(io.RawIOBase):
     """The packed bytes of one entry as a readable file that hashes what it yields."""
 
     def __init__(self, file: io.FileIO, size_bytes: int) -> None:
+        from hashlib import sha256
+
         super().__init__()
         self._file = file
         self._left = size_bytes
-        self.sha256 = hashlib.sha256()
+        self.sha256 = sha256()
 
     def readable(self) -> bool:
         return True
@@ -239,6 +254,8 @@ class _Packed(io.RawIOBase):
 
 
 def _unpack(source: Path, entry: executable.Entry, payload: Payload, place: Path) -> None:
+    import tarfile
+
     from backports.zstd import ZstdError, ZstdFile
 
     damaged = HostError("the llorch file is damaged (its runtime does not match its checksum): copy it again")
