@@ -5,9 +5,7 @@ A role declares its settings as `Setting` rows; unknown keys in the file are ref
 
 from __future__ import annotations
 
-import difflib
 import os
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -94,6 +92,8 @@ def cache_dir(env: Mapping[str, str]) -> Path:
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
     """` (did you mean 'x'?)` or nothing."""
+    import difflib
+
     close = difflib.get_close_matches(word, known, n=1)
     return f" (did you mean '{close[0]}'?)" if close else ""
 
@@ -103,6 +103,8 @@ def load_file(path: Path, *, must_exist: bool = False) -> dict[str, Any]:
 
     Raises ConfigError for bad TOML, unknown sections or unknown top-level keys.
     """
+    import tomllib  # 5 ms that most commands of the pool CLI need not spend
+
     try:
         with open(path, "rb") as file:
             data = tomllib.loads(file.read(FILE_SIZE_MAX).decode("utf-8"))

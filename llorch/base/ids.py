@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
-import uuid
 from typing import NewType
 
 JobId = NewType("JobId", str)
@@ -26,21 +25,25 @@ SEED_MAX = 2**64 - 1
 
 def new_job_id() -> JobId:
     """A fresh `job-<uuid4>`."""
+    import uuid  # with secrets 5 ms of imports, which a CLI that mints nothing should not wait for
+
     return JobId(f"job-{uuid.uuid4()}")
 
 
 def new_worker_id(backend: str) -> WorkerId:
     """A fresh `worker-<backend>-<hex>`."""
-    return WorkerId(f"worker-{backend}-{secrets.token_hex(4)}")
+    return WorkerId(f"worker-{backend}-{os.urandom(4).hex()}")
 
 
 def new_seed() -> int:
     """A fresh sampling seed, uint64 but below 2**53 so that every JSON reader keeps it exact."""
-    return secrets.randbits(53)
+    return int.from_bytes(os.urandom(7), "big") >> 3
 
 
 def correlation_id(offered: str | None) -> str:
     """The caller's X-Correlation-Id when it is well formed, else a fresh one."""
     if offered is not None and CORRELATION_ID.fullmatch(offered):
         return offered
+    import uuid
+
     return str(uuid.uuid4())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, TypeVar
@@ -29,6 +28,8 @@ class Fields:
         if unknown is Unknown.REFUSE:
             for name in body:
                 if name not in known:
+                    import difflib
+
                     close = difflib.get_close_matches(name, known, n=1)
                     hint = f"; did you mean '{close[0]}'?" if close else ""
                     self.problem(name[:64], f"unknown field{hint}")
