@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llorch.base.errors import HostError, InvalidRequest
 from llorch.base.home import Home
-from llorch.host import disk, runtime
+from llorch.host import disk
 from llorch.wire.catalog import EMBEDDED, Catalog, ModelEntry, format_catalog, parse_catalog
 
 
@@ -58,6 +58,8 @@ def _read(home: Home) -> bytes:
 def directory(home: Home, entry: ModelEntry) -> Path:
     """Where the files of `entry` are, or will be."""
     if entry.embedded:
+        from llorch.host import runtime  # only embedded models need it, and a listing should not wait for its imports
+
         return Path(runtime.assets_dir()) / entry.path.removeprefix(EMBEDDED)
     return home.model_dir(entry.id, entry.path)
 

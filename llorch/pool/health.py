@@ -6,7 +6,6 @@ import json
 import threading
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from llorch.base.home import Home
 from llorch.pool import records
@@ -19,6 +18,7 @@ _BODY_BYTES_MAX = 1 << 20
 def ask(url: str, timeout_s: float = TIMEOUT_S) -> dict[str, Any] | None:
     """The body of GET /health at `url`; None when there is no healthy answer in time."""
     import http.client
+    from urllib.parse import urlsplit
 
     parts = urlsplit(url)
     try:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from llorch.pool.terminal import Terminal
-from llorch.wire.catalog import ModelEntry
+
+if TYPE_CHECKING:  # listing workers need not load what the catalog needs
+    from llorch.wire.catalog import ModelEntry
 
 WIDTH = 80
 _CATALOG = (("ID", 15), ("Name", 30), ("Downloaded", 12), ("Size", 10))

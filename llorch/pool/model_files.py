@@ -16,7 +16,8 @@ from llorch.base.ids import ModelId
 from llorch.host import disk, fetch
 from llorch.pool import catalog_file, progress, records
 from llorch.pool.download import PARTIAL_DIR
-from llorch.pool.models import model_body, print_json
+from llorch.pool.models import model_body
+from llorch.pool.output import print_json
 from llorch.pool.terminal import Terminal
 from llorch.wire.catalog import ModelEntry, ModelFile, downloaded_as
 

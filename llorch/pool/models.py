@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 from dataclasses import replace
 from typing import Any
 
@@ -14,13 +13,9 @@ from llorch.base.errors import HostError, ModelNotFound, UsageError
 from llorch.base.home import Home, find_home
 from llorch.base.ids import ModelId
 from llorch.pool import catalog_file, listing
+from llorch.pool.output import host_name, print_json
 from llorch.pool.terminal import Terminal
 from llorch.wire.catalog import ARCHITECTURE, REPO, Catalog, ModelEntry, built_in
-
-
-def host_name() -> str:
-    """This host's name, as listings show it."""
-    return socket.gethostname()
 
 
 def model_body(home: Home, entry: ModelEntry) -> dict[str, Any]:
@@ -34,11 +29,6 @@ def model_body(home: Home, entry: ModelEntry) -> dict[str, Any]:
         body["path"] = str(catalog_file.directory(home, entry)) if entry.downloaded else ""
     body["size_bytes"], body["size_gb"] = size_bytes, round(size_bytes / 1e9, 1)
     return body
-
-
-def print_json(value: object) -> None:
-    """One JSON document on stdout."""
-    print(json.dumps(value, ensure_ascii=False, indent=2))
 
 
 def catalog(arguments: argparse.Namespace, terminal: Terminal) -> int:

@@ -21,7 +21,7 @@ from llorch.base.home import Home, find_home
 from llorch.host import devices, disk, ports, process, runtime
 from llorch.pool import catalog_file, handover, progress, records
 from llorch.pool.handover import LOOPBACK, Handover
-from llorch.pool.models import print_json
+from llorch.pool.output import print_json
 from llorch.pool.records import HOME_ID_VARIABLE, WorkerRecord
 from llorch.pool.terminal import Terminal
 from llorch.wire.catalog import ModelEntry

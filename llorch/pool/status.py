@@ -12,7 +12,8 @@ import llorch
 from llorch.base.home import Home, find_home
 from llorch.host import devices, disk, runtime
 from llorch.pool import catalog_file, health, records
-from llorch.pool.models import host_name, model_body, print_json
+from llorch.pool.models import model_body
+from llorch.pool.output import host_name, print_json
 from llorch.pool.progress import megabytes
 from llorch.pool.terminal import Terminal
 from llorch.pool.workers import worker_body

@@ -11,7 +11,7 @@ from llorch.base.errors import HostError
 from llorch.base.home import Home, find_home
 from llorch.host import disk, process, strays
 from llorch.pool import health, listing, records
-from llorch.pool.models import host_name, print_json
+from llorch.pool.output import host_name, print_json
 from llorch.pool.records import HOME_ID_VARIABLE, WorkerRecord
 from llorch.pool.terminal import Terminal
 
