@@ -114,16 +114,6 @@ def parse_nvml(answers: Mapping[str, Any]) -> tuple[Gpu, ...]:
     return tuple(gpus)
 
 
-def parse_apple(system_profiler: Mapping[str, Any], memory_total_bytes: int) -> tuple[Gpu, ...]:
-    """GPUs from `system_profiler SPDisplaysDataType -json`; Apple silicon shares the main memory."""
-    gpus: list[Gpu] = []
-    for row in system_profiler.get("SPDisplaysDataType", ()):
-        if row.get("spdisplays_vendor") == "sppci_vendor_Apple":
-            name = str(row.get("sppci_model") or "Apple GPU")
-            gpus.append(Gpu(len(gpus), name, "", memory_total_bytes, 0, None, "", ()))
-    return tuple(gpus)
-
-
 def read_cpu() -> Cpu:
     """This machine's processor."""
     try:

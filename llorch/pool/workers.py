@@ -153,7 +153,9 @@ def cleanup(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _remove_left_overs(home: Home, keep: set[str]) -> None:
-    """Token and status files whose worker has no record."""
+    """Token and status files whose worker has no record, and what killed writers left."""
+    for path in home.workers_dir.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
     for suffix in (".token", ".status.json"):
         for path in home.workers_dir.glob(f"*{suffix}"):
             if path.name.removesuffix(suffix) not in keep:
