@@ -110,6 +110,9 @@ class Llama(nn.Module):
     With `wanted`, a bool mask [rows, length], only the logits of those positions are computed: [count, vocab].
     """
 
+    cos: torch.Tensor
+    sin: torch.Tensor
+
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.model = Decoder(shape)

@@ -15,7 +15,7 @@ import torch
 from network import Llama, Shape
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
-from train import TARGET
+from train import TARGET, special_id
 
 RAW_PROMPTS = [
     "Once upon a time",
@@ -103,8 +103,8 @@ def continue_greedily(
     network: Llama, ids: list[int], tokenizer: Tokenizer, tokens_max: int = 250
 ) -> tuple[list[int], bool]:
     """The likeliest continuation of `ids` (of the end-of-text token if there are none), and if it ended by itself."""
-    ends = {tokenizer.token_to_id(samples.END_OF_TEXT), tokenizer.token_to_id(samples.END)}
-    start = ids or [tokenizer.token_to_id(samples.END_OF_TEXT)]
+    ends = {special_id(tokenizer, samples.END_OF_TEXT), special_id(tokenizer, samples.END)}
+    start = ids or [special_id(tokenizer, samples.END_OF_TEXT)]
     answer: list[int] = []
     while len(answer) < tokens_max:
         token = int(network(torch.tensor([start + answer]))[0, -1].argmax())

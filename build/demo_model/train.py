@@ -77,6 +77,13 @@ def train_tokenizer(seed: int, vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
+def special_id(tokenizer: Tokenizer, token: str) -> int:
+    """The id of a control token."""
+    token_id = tokenizer.token_to_id(token)
+    assert token_id is not None, token
+    return int(token_id)
+
+
 def rows(tokenizer: Tokenizer, seed: int, length: int) -> Iterator[tuple[list[int], list[int]]]:
     """Endless rows of `length` ids with their targets; each starts with a fresh sample and is filled, never padded."""
     rng = Random(seed)
@@ -85,7 +92,7 @@ def rows(tokenizer: Tokenizer, seed: int, length: int) -> Iterator[tuple[list[in
         targets: list[int] = []
         while len(ids) <= length:
             for part in samples.sample(rng):
-                piece = [tokenizer.token_to_id(part.text)] if part.special else tokenizer.encode(part.text).ids
+                piece = [special_id(tokenizer, part.text)] if part.special else tokenizer.encode(part.text).ids
                 ids += piece
                 targets += piece if part.learned else [NOT_LEARNED] * len(piece)
         yield ids[:length], targets[1 : length + 1]
@@ -156,7 +163,8 @@ def write_directory(out: Path, network: Llama, tokenizer: Tokenizer) -> None:
     tokenizer.save(str(out / "tokenizer.json"))
     tensors = {name: weight.detach().bfloat16().contiguous() for name, weight in network.named_parameters()}
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
-    end_of_text, end = (tokenizer.token_to_id(token) for token in (samples.END_OF_TEXT, samples.END))
+    (out / "model.safetensors").chmod(0o644)  # the writer makes it private
+    end_of_text, end = special_id(tokenizer, samples.END_OF_TEXT), special_id(tokenizer, samples.END)
     write_json(out / "config.json", config_of(SHAPE, [end_of_text, end]))
     write_json(out / "generation_config.json", {"eos_token_id": [end_of_text, end], "max_new_tokens": 256})
     write_json(
