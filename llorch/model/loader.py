@@ -129,7 +129,7 @@ def load_model(
     checkpoint.finish()
     cache = KvCache(config, slots=slots, context=context_length, dtype=chosen)
     attention = EXACT if chosen is torch.float32 else FUSED
-    runner = Runner(Decoder(config, weights, cache, attention), cache, Sampler(config.vocab_size))
+    runner = Runner(Decoder(config, weights, cache, attention), cache, Sampler(config.vocab_size), threads)
     name = "fp32" if chosen is torch.float32 else "bf16"
     capabilities = Capabilities(_row_invariant(runner, attention, config, slots, context_length), name)
     progress(1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 
 import torch
 
@@ -14,12 +15,14 @@ from llorch.model.sampler import Sampler
 
 
 class Runner:
-    """The only user of the decoder, from one thread at a time."""
+    """The only user of the decoder, from one thread at a time. It computes with `threads` threads."""
 
-    def __init__(self, decoder: Decoder, cache: KvCache, sampler: Sampler) -> None:
+    def __init__(self, decoder: Decoder, cache: KvCache, sampler: Sampler, threads: int) -> None:
         self._decoder = decoder
         self._cache = cache
         self._sampler = sampler
+        self._threads = threads
+        self._caller: int | None = None
 
     @property
     def kv_resident_bytes(self) -> int:
@@ -39,6 +42,7 @@ class Runner:
 
     def logits(self, rows: tuple[Row, ...]) -> torch.Tensor:
         """Logits after the last position of each row that asks for a draw, [asking, vocab] fp32."""
+        self._adopt_thread()
         token_ids: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
@@ -55,3 +59,10 @@ class Runner:
         as_tensor = functools.partial(torch.tensor, dtype=torch.int64)
         batch = Batch(as_tensor(token_ids), as_tensor(positions), as_tensor(slots), tuple(spans), as_tensor(wanted))
         return self._decoder.forward(batch)
+
+    def _adopt_thread(self) -> None:
+        """OpenMP keeps the number of threads per calling thread; a oneDNN matmul first thing in a new one takes all."""
+        caller = threading.get_ident()
+        if caller != self._caller:
+            torch.set_num_threads(self._threads)
+            self._caller = caller

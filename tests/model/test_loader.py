@@ -77,6 +77,32 @@ assert not {"torch._dynamo", "torch._inductor", "sympy", "networkx"} & set(sys.m
     subprocess.run([sys.executable, "-W", "error", "-c", script, str(directory)], check=True, cwd=root, timeout=60)
 
 
+def test_threads_hold_in_the_step_thread(write_model: Callable[..., Path]) -> None:
+    """A runner used from another thread than the one that loaded it starts no more compute threads than allowed."""
+    directory = write_model("llama2", hidden_size=512, intermediate_size=2048, num_hidden_layers=1)
+    script = """
+import os, pathlib, sys, threading
+from llorch.batching.planner import Row
+from llorch.model import load_model
+model = load_model(pathlib.Path(sys.argv[1]), slots=1, threads=1)
+row = Row("a", 0, 0, tuple(range(64)), None)
+count = lambda: len(os.listdir("/proc/self/task"))
+def step():
+    before = count()
+    model.runner.logits((row,))
+    seen.append(count() - before)
+seen = []
+thread = threading.Thread(target=step)
+thread.start()
+thread.join()
+assert seen == [0], seen
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", script, str(directory)]
+    subprocess.run(command, check=True, cwd=root, env=environment, timeout=60)
+
+
 def test_the_cache_takes_memory_as_it_is_used() -> None:
     """Reserving a cache costs no memory; a position written takes its pages."""
     config = parse_config({**CONFIG, "max_position_embeddings": 1 << 22}, {})
