@@ -158,7 +158,8 @@ def _too_long(state: State, job: LiveJob) -> bool:
 
 def admit(state: State, job: LiveJob) -> None:
     """Take the job if it fits and there is room: commit, then answer 202."""
-    if _too_long(state, job) or _no_room(state, job):
+    at_once = _idle_worker(state, job)
+    if _too_long(state, job) or (not at_once and _no_room(state, job)):
         return
     spec = job.record.spec
     state.move(job, Happening.ADMITTED)
@@ -175,17 +176,19 @@ def admit(state: State, job: LiveJob) -> None:
     position = state.queue.position(job.id) or 0
     job.position_told = position
     state.explain(job.id, "admitted", None, (), f"position {position}")
-    state.do(Accept(job.id, position, state.queue.eta_s(job.id, position, state.now)))
+    state.do(Accept(job.id, position, 0.0 if at_once else state.queue.eta_s(job.id, position, state.now)))
+
+
+def _idle_worker(state: State, job: LiveJob) -> bool:
+    """Some worker can start the job in this very turn: nobody who could have it waits, or it would be busy."""
+    shape = journey.shape_of(state, job)
+    return any(takes(state.fleet, shape, worker) for worker in state.fleet.open(shape.lane))
 
 
 def _no_room(state: State, job: LiveJob) -> bool:
-    """The queue is full, no worker would take the job at once, and policy makes no room."""
+    """The queue is full and policy makes no room."""
     capacity = state.settings.queue_capacity
     if capacity == UNBOUNDED or state.depth < capacity:
-        return False
-    lane = job.record.spec.model
-    shape = journey.shape_of(state, job)
-    if any(takes(state.fleet, shape, worker) for worker in state.fleet.open(lane)):
         return False
     oldest = state.queue.oldest_batch()
     verdict = state.policy.on_queue_full(job.view, QueueView(state.depth, capacity, oldest))

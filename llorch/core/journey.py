@@ -6,7 +6,7 @@ from bisect import bisect_left
 from dataclasses import replace
 
 from llorch.base import errors
-from llorch.base.ids import JobId, SessionId, TenantId, WorkerId
+from llorch.base.ids import JobId, ModelId, SessionId, TenantId, WorkerId
 from llorch.core.effects import CancelAttempt, CancelCause, Dispatch, Finish
 from llorch.core.fleet import Worker
 from llorch.core.job import Ending, Failure, FailureKind, JobState, Priority, Result
@@ -64,6 +64,12 @@ def wait(state: State, job: LiveJob, delay_s: float = 0.0) -> None:
     if (shape.pin_worker or shape.pin_pool) and not state.timers.armed(Bell.PINS, ""):
         state.timers.set(Bell.PINS, "", state.now + state.settings.lease_s)
     watch(state, job)
+
+
+def reshape(state: State, lane: ModelId | None) -> None:
+    """A context length never seen before was announced: what its jobs demand has to be rounded anew."""
+    for job_id in state.queue.of_lane(lane):
+        state.queue.reshape(job_id, shape_of(state, state.jobs[job_id]))
 
 
 def watch(state: State, job: LiveJob) -> None:

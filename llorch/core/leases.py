@@ -32,6 +32,7 @@ def announced(state: State, spec: WorkerSpec) -> None:
     if before is not None and before.id != spec.worker_id and before.state is not WorkerState.LOST:
         lose(state, before, f"replaced by {spec.worker_id} at its address")
     lease_until = state.now + state.settings.lease_s
+    lanes = [lane for lane in (spec.model, None) if spec.context_length not in state.fleet.contexts(lane)]
     if known is None:
         worker = Worker(spec, announced_at=state.now, lease_until=lease_until)
         state.fleet.add(worker, state.now)
@@ -39,6 +40,8 @@ def announced(state: State, spec: WorkerSpec) -> None:
         worker = known
         worker.lease_until = lease_until
         state.fleet.renew(worker, spec, state.now)
+    for lane in lanes:
+        journey.reshape(state, lane)
     watch_lease(state, worker)
     state.keep_worker(worker)
     state.touch(worker)

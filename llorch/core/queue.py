@@ -192,6 +192,20 @@ class Queue:
             waiting.held = False
             self.lane(waiting.shape.lane).add(waiting.key, waiting.shape)
 
+    def reshape(self, job_id: JobId, shape: Shape) -> None:
+        """The job demands something else of the same lane now; its place stays."""
+        waiting = self._waiting[job_id]
+        assert shape.lane == waiting.shape.lane
+        if shape != waiting.shape and not waiting.held:
+            lane = self.lane(shape.lane)
+            lane.remove(waiting.key, waiting.shape)
+            lane.add(waiting.key, shape)
+        waiting.shape = shape
+
+    def of_lane(self, model: ModelId | None) -> list[JobId]:
+        """All that wait for this model, in order."""
+        return [key.job_id for key in self.lane(model).order]
+
     def remove(self, job_id: JobId) -> None:
         """The job waits no more."""
         waiting = self._waiting.pop(job_id)

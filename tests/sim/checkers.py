@@ -15,7 +15,7 @@ from llorch.core.job import JobRecord, JobSpec, JobState, Priority
 from llorch.core.worker import WorkerState
 
 if TYPE_CHECKING:
-    from tests.sim.world import FakeWorker, World
+    from sim.world import FakeWorker, World
 
 # A busy worker may be left alone for a second, and a heartbeat takes up to another to tell that it is free.
 IDLE_MAX_S = 2.5

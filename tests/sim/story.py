@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 from llorch.base.ids import JobId, ModelId, PoolId, SessionId, WorkerId
 from llorch.core import events as happened
 from llorch.core.job import JobSpec, OnDisconnect, Priority, Wishes
 from llorch.core.worker import WorkerSpec
-from tests.sim.world import FAULTS_END_S, FakeWorker, World
+from sim.world import FAULTS_END_S, FakeWorker, World
 
+FAULTS = ("kill", "kill", "hang", "silent", "again", "twin", "move", "drain", "forget", "pool", "crash", "stop")
 MODELS = (ModelId("red"), ModelId("blue"))
 
 
@@ -18,13 +22,14 @@ def fill(world: World) -> None:
         worker = FakeWorker(_spec(world, number))
         worker.liar = rng.random() < 0.2
         world.workers.append(worker)
-        world.later(rng.uniform(0.0, 2.0), lambda worker=worker: world.start(worker))  # type: ignore[misc]
+        world.later(rng.uniform(0.0, 2.0), partial(world.start, worker))
     rush_at = rng.uniform(0.0, FAULTS_END_S - 1.0)
     rush = rng.random() < 0.2
     for number in range(rng.randint(3, 12) + 15 * rush):
-        world.later(rush_at + rng.random() if rush else rng.uniform(0.0, FAULTS_END_S), lambda number=number: _client(world, number))  # type: ignore[misc]
+        at = rush_at + rng.random() if rush else rng.uniform(0.0, FAULTS_END_S)
+        world.later(at, partial(_client, world, number))
     for _ in range(rng.randint(0, 6)):
-        world.later(rng.uniform(0.5, FAULTS_END_S), lambda: _fault(world))
+        world.later(rng.uniform(0.5, FAULTS_END_S), partial(_fault, world))
     world.later(FAULTS_END_S + 0.001, lambda: _mend(world))
 
 
@@ -93,7 +98,9 @@ def _fault(world: World) -> None:
     """Something goes wrong with one worker, a pool, or orchestratord itself."""
     rng = world.rng
     worker = rng.choice(world.workers)
-    kind = rng.choice(("kill", "kill", "hang", "silent", "again", "twin", "move", "drain", "forget", "pool", "crash", "stop"))
+    kind = rng.choice(
+        ("kill", "kill", "hang", "silent", "again", "twin", "move", "drain", "forget", "pool", "crash", "stop")
+    )
     world.history.append(f"{world.now - world.began:8.3f} FAULT {kind} {worker.spec.worker_id}")
     if kind == "kill":
         world.kill(worker)
@@ -106,10 +113,10 @@ def _fault(world: World) -> None:
     elif kind == "again":
         world.announce(worker)
     elif kind == "twin":
-        world.announce(FakeWorker(_moved(worker.spec, "http://10.9.9.9:1")))
+        world.announce(FakeWorker(replace(worker.spec, url="http://10.9.9.9:1")))
     elif kind == "move":
         world.kill(worker)
-        worker.spec = _moved(worker.spec, f"http://10.0.1.{rng.randrange(200)}:8001")
+        worker.spec = replace(worker.spec, url=f"http://10.0.1.{rng.randrange(200)}:8001")
         world.later(rng.uniform(0.1, 1.0), lambda: world.start(worker))
     elif kind == "drain":
         world.tell(happened.WorkerDrainRequested(worker.spec.worker_id))
@@ -124,28 +131,12 @@ def _fault(world: World) -> None:
         world.crash()
 
 
-def _moved(spec: WorkerSpec, url: str) -> WorkerSpec:
-    return WorkerSpec(
-        spec.worker_id,
-        url,
-        spec.model,
-        spec.backend,
-        spec.pool,
-        spec.slots_total,
-        spec.context_length,
-        spec.vram_bytes,
-        spec.version,
-        spec.protocol,
-        spec.protocol_ok,
-    )
-
-
 def _mend(world: World) -> None:
     """The faults stop: what is down comes up, what drains is started anew, pools serve again."""
     for worker in world.workers:
         worker.liar = False
         if not worker.alive or worker.draining or worker.hung_until > world.now or worker.silent_until > world.now:
             world.kill(worker)
-            world.later(0.1, lambda worker=worker: world.start(worker))  # type: ignore[misc]
+            world.later(0.1, partial(world.start, worker))
     for pool in ("p0", "p1", "p2"):
-        world.later(4.0, lambda pool=pool: world.tell(happened.PoolRegistered(PoolId(pool))))  # type: ignore[misc]
+        world.later(4.0, partial(world.tell, happened.PoolRegistered(PoolId(pool))))

@@ -8,9 +8,9 @@ from llorch.core.brain import Brain, BrainSettings
 from llorch.core.effects import Accept, Dispatch, Effect, Finish, Persist
 from llorch.core.events import Event
 from llorch.core.job import JobRecord
-from tests.sim import story
-from tests.sim.checkers import Violation
-from tests.sim.world import World
+from sim import story
+from sim.checkers import Violation
+from sim.world import World
 
 CHUNKS = 10
 

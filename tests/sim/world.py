@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 from typing import Protocol
 
@@ -20,7 +21,7 @@ from llorch.core.effects import Effect
 from llorch.core.events import Event
 from llorch.core.job import Failure, FailureKind, JobRecord, JobSpec, Result
 from llorch.core.worker import Load, WorkerRecord, WorkerSpec
-from tests.sim.checkers import Checkers
+from sim.checkers import Checkers
 
 SETTINGS = BrainSettings(
     queue_capacity=6,
@@ -82,7 +83,7 @@ class World:
         self.began = self.now
         self.make_brain = make_brain
         self.brain: Thinker | None = make_brain(SETTINGS)
-        self.agenda: list[tuple[float, int, Callable[[], None]]] = []
+        self.agenda: list[tuple[float, int, Callable[[], object]]] = []
         self.serial = 0
         self.wake_at: float | None = None
         self.inbox: list[Event] = []
@@ -103,7 +104,7 @@ class World:
     def faulty(self) -> bool:
         return self.now < self.began + FAULTS_END_S
 
-    def later(self, delay_s: float, what: Callable[[], None]) -> None:
+    def later(self, delay_s: float, what: Callable[[], object]) -> None:
         self.serial += 1
         heapq.heappush(self.agenda, (self.now + delay_s, self.serial, what))
 
@@ -215,7 +216,7 @@ class World:
         self.inbox = []
         self.checkers.crashed()
         for key, relay in self.relays.items():
-            self.later(self.soon(), lambda key=key, relay=relay: relay.worker.running.pop(key, None))  # type: ignore[misc]
+            self.later(self.soon(), partial(relay.worker.running.pop, key, None))
         self.relays = {}
         self.later(self.rng.uniform(0.05, 3.0), self._restart)
 
@@ -327,7 +328,7 @@ class World:
             return
         idle_s = self.now - relay.last_frame_at
         if idle_s >= SETTINGS.stall_timeout_s - 1e-6:
-            self.later(self.soon(), lambda: relay.worker.running.pop(key, None))  # type: ignore[arg-type,return-value]
+            self.later(self.soon(), partial(relay.worker.running.pop, key, None))
             self._over(key, Failure(FailureKind.STALLED))
         else:
             self.later(SETTINGS.stall_timeout_s - idle_s, lambda: self._watch_stall(key, relay))
@@ -395,7 +396,7 @@ class World:
         worker.alive = False
         for key, relay in list(self.relays.items()):
             if relay.worker is worker:
-                self.later(self.soon(), lambda key=key, relay=relay: self._cut(key, relay))  # type: ignore[misc]
+                self.later(self.soon(), partial(self._cut, key, relay))
 
     def _cut(self, key: tuple[JobId, int], relay: Relay) -> None:
         if self.relays.get(key) is relay:
