@@ -56,8 +56,9 @@ class AsyncClient:
     """Talks to one orchestratord; use it as `async with AsyncClient(url) as client`."""
 
     def __init__(self, url: str = endpoint.DEFAULT_URL, *, key: str | None = None, rng: Random | None = None) -> None:
-        """`key` defaults to LLORCH_API_KEY; `rng` jitters the back-off."""
-        self.endpoint = endpoint.parse(url, key if key is not None else endpoint.read_key(os.environ))
+        """`key` defaults to LLORCH_API_KEY, "" means none; `rng` jitters the back-off."""
+        given = key if key is not None else endpoint.read_key(os.environ)
+        self.endpoint = endpoint.parse(url, given or None)
         self._rng = rng or Random()
         self._session: aiohttp.ClientSession | None = None
 

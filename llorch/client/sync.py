@@ -79,8 +79,9 @@ class Client:
     """Talks to one orchestratord. Every method raises LlorchError classes; Unreachable names the URL."""
 
     def __init__(self, url: str = endpoint.DEFAULT_URL, *, key: str | None = None, rng: Random | None = None) -> None:
-        """`key` defaults to LLORCH_API_KEY; `rng` jitters the back-off."""
-        self.endpoint = endpoint.parse(url, key if key is not None else endpoint.read_key(os.environ))
+        """`key` defaults to LLORCH_API_KEY, "" means none; `rng` jitters the back-off."""
+        given = key if key is not None else endpoint.read_key(os.environ)
+        self.endpoint = endpoint.parse(url, given or None)
         self._rng = rng or Random()
 
     @property
