@@ -52,7 +52,7 @@ SINGLE_IMPORTERS = {
     "torch": {"model"},
     "tokenizers": {"model"},
     "safetensors": {"model"},
-    "ctypes": {"model"},
+    "ctypes": {"model", "host"},  # host: prctl, and libraries loaded ahead of those that need them
     "sqlite3": {"store"},
     "starlark": {"scripting"},
     "subprocess": {"host"},
