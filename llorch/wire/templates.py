@@ -103,6 +103,7 @@ BUILT_IN: Mapping[str, str] = {
 _ALIASES = {"qwen": "chatml", "llama-2": "llama2", "llama-3": "llama3", "phi-3": "phi3", "tinyllama": "zephyr"}
 # A control token that gives a template away, whatever the architecture is called.
 _BY_TOKEN = {"<|start_header_id|>": "llama3", "<|im_start|>": "chatml"}
+TELLING_TOKENS = tuple(_BY_TOKEN)
 _BY_ARCHITECTURE = {"qwen": "chatml", "llama": "llama2", "mistral": "mistral", "phi": "phi3", "tinyllama": "zephyr"}
 
 

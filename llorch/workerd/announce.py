@@ -156,10 +156,10 @@ class Announcer:
         url = f"{base}/v2/workers/{self._announcement().worker_id}/heartbeat"
         misses = 0
         while misses < MISSES_MAX:
-            self._told.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(HEARTBEAT_S):
                     await self._told.wait()
+            self._told.clear()  # before the heartbeat is made, so that a change during it rings again
             status = await self._post(session, url, self._heartbeat().to_body())
             misses = 0 if status is not None and status < 300 else misses + 1
             if status == 404 or (misses and self._find() != target):

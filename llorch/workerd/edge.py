@@ -25,6 +25,7 @@ from llorch.workerd.access import check_bearer
 BODY_SIZE_MAX = 8 << 20
 HEADER_LINE_MAX = 8190
 OPEN_PATHS = ("/health",)
+CORRELATION = web.RequestKey("correlation", str)
 _log = log.get(__name__)
 
 
@@ -34,7 +35,7 @@ def middleware(guard: str | None) -> Middleware:
     @web.middleware
     async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
         correlation_id = ids.correlation_id(request.headers.get(CORRELATION_HEADER))
-        request["correlation_id"] = correlation_id
+        request[CORRELATION] = correlation_id
         context = log.correlation.set(correlation_id)
         try:
             check(request, guard)

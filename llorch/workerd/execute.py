@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 
 from aiohttp import web
 
@@ -14,7 +14,7 @@ from llorch.base.errors import InvalidRequest, LlorchError, TimedOut
 from llorch.batching.detokenize import Piece
 from llorch.wire import execute as wire
 from llorch.wire import sse
-from llorch.workerd.edge import read_object
+from llorch.workerd.edge import CORRELATION, read_object
 from llorch.workerd.outlet import Ending, Outlet, Taken
 from llorch.workerd.service import Service
 
@@ -62,7 +62,7 @@ class _Stream:
     def __init__(
         self, service: Service, request: web.Request, outlet: Outlet, next_i: int, deadline: float | None
     ) -> None:
-        self.response = web.StreamResponse(headers={**sse.HEADERS, wire.CORRELATION_HEADER: request["correlation_id"]})
+        self.response = web.StreamResponse(headers={**sse.HEADERS, wire.CORRELATION_HEADER: request[CORRELATION]})
         self._service = service
         self._request = request
         self._outlet = outlet
@@ -75,7 +75,7 @@ class _Stream:
         clock = self._service.clock
         await self.response.prepare(self._request)
         started = wire.started(self._outlet.job_id, self._service.facts.model, iso(clock.wall()))
-        await self._write(sse.encode(started))
+        await self._within_deadline(self.response.write(sse.encode(started)))
         while True:
             taken = await self._outlet.wait(self._patience_s())
             if self._deadline is not None and clock.now() >= self._deadline:
@@ -86,9 +86,10 @@ class _Stream:
                 frames.append(sse.encode(self._terminal(ending)))
             elif taken is Taken.NOTHING:
                 frames.append(sse.PING)
-            await self._write(b"".join(frames))
+            if frames:
+                await self._within_deadline(self.response.write(b"".join(frames)))
             if ending is not None:
-                await asyncio.wait_for(self.response.write_eof(), WRITE_DEADLINE_S)
+                await self._within_deadline(self.response.write_eof())
                 self._log_end(ending)
                 return
 
@@ -122,12 +123,11 @@ class _Stream:
             seed=outlet.seed,
         )
 
-    async def _write(self, data: bytes) -> None:
-        if not data:
-            return
+    async def _within_deadline(self, writing: Awaitable[None]) -> None:
+        """A reader who takes nothing for the deadline loses the connection."""
         try:
             async with asyncio.timeout(WRITE_DEADLINE_S):
-                await self.response.write(data)
+                await writing
         except TimeoutError:
             if self._request.transport is not None:
                 self._request.transport.abort()

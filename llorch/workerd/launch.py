@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,9 +145,17 @@ def _check(flags: argparse.Namespace, found: Mapping[str, Any]) -> None:
         raise UsageError(f"--worker-id must match {ids.WORKER_ID.pattern}")
 
 
-def find_model(named: str, env: Mapping[str, str], assets_dir: Path) -> Model:
+def check_backend(backend: str, available: Sequence[str]) -> None:
+    """Raises HostError for a backend this build cannot compute on; another one is never taken in its place."""
+    if backend not in available:
+        known = ", ".join(available)
+        raise HostError(f"backend {backend} is not available: the torch of this build computes on {known} only")
+
+
+def find_model(named: str, env: Mapping[str, str], assets_dir: Callable[[], Path]) -> Model:
     """The model that `--model` names: an id or alias of the catalog, else a directory.
 
+    `assets_dir` is asked only for an embedded model: in the frozen file it may have to be unpacked.
     Raises ModelNotFound and HostError.
     """
     directory = Path(named).expanduser()
@@ -174,9 +182,9 @@ def _catalog(env: Mapping[str, str]) -> tuple[Catalog, Home]:
         raise HostError(f"the catalog {home.catalog_path} cannot be read: {error}") from None
 
 
-def _from_catalog(entry: ModelEntry, home: Home, assets_dir: Path) -> Model:
+def _from_catalog(entry: ModelEntry, home: Home, assets_dir: Callable[[], Path]) -> Model:
     if entry.embedded:
-        directory = assets_dir / entry.path.removeprefix(EMBEDDED)
+        directory = assets_dir() / entry.path.removeprefix(EMBEDDED)
     else:
         directory = home.model_dir(entry.id, entry.path)
     if not (directory / "config.json").is_file():

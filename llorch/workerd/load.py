@@ -7,11 +7,10 @@ from typing import Any
 
 import llorch
 from llorch.base.clock import Clock
-from llorch.base.errors import HostError
 from llorch.batching.planner import Planner
 from llorch.model import Dtype, LoadedModel, SegmentKind, SpecialTokens, load_model
 from llorch.wire.messages import Message
-from llorch.wire.templates import ChatTemplate, Origin, choose, render
+from llorch.wire.templates import TELLING_TOKENS, ChatTemplate, Origin, choose, render
 from llorch.workerd.engine import Engine
 from llorch.workerd.launch import Launch, Model
 from llorch.workerd.outlet import Update
@@ -43,8 +42,7 @@ class ModelTexts:
 
 
 def load(launch: Launch, model: Model, progress: Callable[[float], None]) -> LoadedModel:
-    """Load the model as the launch wants it. Raises InvalidModel, InsufficientMemory and HostError."""
-    check_backend(launch.backend)
+    """Load the model as the launch wants it. Raises InvalidModel and InsufficientMemory."""
     return load_model(
         model.directory,
         dtype=Dtype(launch.dtype),
@@ -55,19 +53,13 @@ def load(launch: Launch, model: Model, progress: Callable[[float], None]) -> Loa
     )
 
 
-def check_backend(backend: str) -> None:
-    """Raises HostError for a backend this build cannot compute on; another one is never taken in its place."""
-    if backend != "cpu":
-        raise HostError(f"backend {backend} is not available: this build computes on the CPU only (--backend cpu)")
-
-
 def texts_of(loaded: LoadedModel, model: Model) -> ModelTexts:
     """The texts of a loaded model. Raises ConfigError for an unknown template name in the catalog."""
     template = choose(
         explicit=model.template,
         own=loaded.chat_template,
         architecture=loaded.config.model_type or model.architecture,
-        control_tokens=tuple(loaded.special_tokens.values()),
+        control_tokens=[t for t in TELLING_TOKENS if len(loaded.tokenizer.encode(t, SpecialTokens.LEAVE)) == 1],
     )
     return ModelTexts(loaded, template)
 

@@ -20,6 +20,7 @@ from llorch.workerd.status import StatusFile
 
 if TYPE_CHECKING:
     from llorch.model import LoadedModel
+    from llorch.workerd.announce import Target
 
 _log = log.get(__name__)
 
@@ -49,20 +50,22 @@ def _run(asked: Launch, status: StatusFile) -> int:
             logging.WARNING,
             bind=asked.bind,
         )
+    launch.check_backend(asked.backend, runtime.build().backends)
+    from llorch.workerd import announce
     from llorch.workerd.daemon import bound_socket
 
+    find = announce.finder(asked.callback_url, asked.orchestrator, config.state_dir(os.environ))
     listener = bound_socket(asked.bind, asked.port)
     try:
+        model = launch.find_model(asked.model, os.environ, runtime.assets_dir)
+        log.event(_log, "loading", model=model.id)
         runtime.ensure("torch")
         runtime.ensure("engine")
         from llorch.workerd import load
 
-        load.check_backend(asked.backend)
-        model = launch.find_model(asked.model, os.environ, runtime.assets_dir())
-        log.event(_log, "loading", model=model.id)
         loaded = load.load(asked, model, status.loading)
         with asyncio.Runner(loop_factory=_loop_factory()) as loop:
-            return loop.run(_serve(asked, model, loaded, tokens, listener, status))
+            return loop.run(_serve(asked, model, loaded, tokens, listener, find, status))
     finally:
         listener.close()
 
@@ -78,7 +81,13 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _serve(
-    asked: Launch, model: Model, loaded: LoadedModel, tokens: Tokens, listener: socket.socket, status: StatusFile
+    asked: Launch,
+    model: Model,
+    loaded: LoadedModel,
+    tokens: Tokens,
+    listener: socket.socket,
+    find: Callable[[], Target | None],
+    status: StatusFile,
 ) -> int:
     from llorch.workerd import announce, load
     from llorch.workerd.daemon import Daemon
@@ -94,7 +103,6 @@ async def _serve(
     facts, texts = load.facts_of(loaded, asked, model), load.texts_of(loaded, model)
     service = Service(facts, texts, engine, lambda: loaded.weights_bytes + loaded.kv_bytes, clock)
     daemon = Daemon(service, engine, listener, bind=asked.bind, grace_s=asked.grace_s)
-    find = announce.finder(asked.callback_url, asked.orchestrator, config.state_dir(os.environ))
     announcer = announce.Announcer(
         find,
         daemon.announcement,

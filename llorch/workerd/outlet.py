@@ -91,7 +91,8 @@ class Outlet:
         if update.piece is not None:
             self._append(update.piece)
         self.ending = update.ending
-        self._changed.set()
+        if update.piece is not None or update.ending is not None:
+            self._changed.set()
 
     def end(self, ending: Ending) -> None:
         """End from the loop's side (cancel, deadline, shutdown): what was not taken yet is not sent any more."""

@@ -161,7 +161,8 @@ class Service:
             admitted = True
         finally:
             if not admitted:
-                self._live.pop(request.job_id, None)
+                if self._live.get(request.job_id) is outlet:  # not so when it was cancelled and its id came again
+                    del self._live[request.job_id]
                 self._drop(outlet)
         return outlet
 

@@ -1,4 +1,4 @@
-"""Real worker processes on free ports, serving a tiny random Llama written by transformers."""
+"""Real worker processes on free ports, serving a tiny random Llama."""
 
 from __future__ import annotations
 
@@ -53,27 +53,45 @@ def write_tokenizer(directory: Path) -> None:
 def write_model(directory: Path) -> None:
     """Random weights; the end-of-text token is never the likeliest, so that texts are long."""
     import torch
-    import transformers
+    from safetensors.torch import save_file
 
-    torch.manual_seed(7)
-    config = transformers.LlamaConfig(
-        vocab_size=VOCAB,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=CONTEXT,
-        bos_token_id=1,
-        eos_token_id=2,
-        tie_word_embeddings=False,
-    )
-    model = transformers.LlamaForCausalLM(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0.0, 0.2) if parameter.ndim == 2 else parameter.uniform_(0.5, 1.5)
-        model.lm_head.weight[2] = 0.0
-    model.save_pretrained(directory)
+    hidden, middle, layers, heads, head = 64, 96, 2, 2, 32
+    shapes = {"embed_tokens": (VOCAB, hidden), "norm": (hidden,)}
+    for n in range(layers):
+        shapes |= {
+            f"layers.{n}.self_attn.q_proj": (heads * head, hidden),
+            f"layers.{n}.self_attn.k_proj": (head, hidden),
+            f"layers.{n}.self_attn.v_proj": (head, hidden),
+            f"layers.{n}.self_attn.o_proj": (hidden, heads * head),
+            f"layers.{n}.mlp.gate_proj": (middle, hidden),
+            f"layers.{n}.mlp.up_proj": (middle, hidden),
+            f"layers.{n}.mlp.down_proj": (hidden, middle),
+            f"layers.{n}.input_layernorm": (hidden,),
+            f"layers.{n}.post_attention_layernorm": (hidden,),
+        }
+    generator = torch.Generator().manual_seed(7)
+    tensors = {
+        f"model.{name}.weight": torch.ones(shape) if len(shape) == 1 else torch.randn(shape, generator=generator) * 0.2
+        for name, shape in shapes.items()
+    }
+    tensors["lm_head.weight"] = torch.randn((VOCAB, hidden), generator=generator) * 0.2
+    tensors["lm_head.weight"][2] = 0.0
+    save_file(tensors, str(directory / "model.safetensors"), {"format": "pt"})
+    config = {
+        "model_type": "llama",
+        "vocab_size": VOCAB,
+        "hidden_size": hidden,
+        "intermediate_size": middle,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": 1,
+        "head_dim": head,
+        "max_position_embeddings": CONTEXT,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "tie_word_embeddings": False,
+    }
+    (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
     write_tokenizer(directory)
 
 

@@ -1,0 +1,292 @@
+"""The step thread and its hand-over, with a runner that is scripted instead of a model."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession, ClientTimeout, web
+
+from llorch.base.clock import SystemClock
+from llorch.batching.detokenize import Piece
+from llorch.batching.planner import Planner, StepPlan
+from llorch.batching.sequence import StopReason
+from llorch.wire.execute import ExecuteRequest, Resume
+from llorch.wire.sampling import Sampling
+from llorch.wire.sse import EventReader
+from llorch.workerd import edge, execute, outlet, routes, service
+from llorch.workerd.engine import FAILURES_MAX, Engine
+from llorch.workerd.outlet import Ending, Outlet, Taken, Update
+from llorch.workerd.service import Facts, Known, Service
+
+FACTS = Facts("w", "letters", "cpu", 4, 1_000_000, 300, "0", 1, {})
+
+
+class Letters:
+    """Texts whose ids are code points."""
+
+    eos_ids = frozenset({0})
+
+    def encode(self, prompt: str | None, messages: Any) -> tuple[int, ...]:
+        return tuple(map(ord, prompt or ""))
+
+    def decode(self, token_ids: list[int]) -> str:
+        return "".join(map(chr, token_ids))
+
+
+class Alphabet:
+    """A runner that writes the alphabet over and over; `before` may block or fail a step."""
+
+    def __init__(self, before: Callable[[int], None] = lambda step: None) -> None:
+        self.before = before
+        self.steps = 0
+
+    def run(self, plan: StepPlan) -> list[int | None]:
+        self.steps += 1
+        self.before(self.steps)
+        return [None if row.draw is None else ord("a") + row.draw.index % 26 for row in plan.rows]
+
+
+class Rig:
+    """A service over a scripted runner, inside a running loop."""
+
+    def __init__(self, runner: Alphabet) -> None:
+        loop = asyncio.get_running_loop()
+        self.died = asyncio.Event()
+        self.engine = Engine(
+            Planner(slots=FACTS.slots_total, context=FACTS.context_length),
+            runner,
+            SystemClock(),
+            publish=lambda updates: loop.call_soon_threadsafe(self.service.deliver, updates) and None,
+            died=lambda: loop.call_soon_threadsafe(self.died.set) and None,
+        )
+        self.service = Service(FACTS, Letters(), self.engine, lambda: 1, SystemClock())
+        self.engine.start()
+
+    async def text(self, job_id: str = "j", **fields: Any) -> tuple[str, Ending]:
+        """Run a job to its end."""
+        opened = await self.service.open(request(job_id, **fields))
+        text = ""
+        try:
+            while True:
+                await opened.wait(5)
+                text += "".join(piece.text for piece in opened.take())
+                if opened.ending is not None:
+                    return text, opened.ending
+        finally:
+            self.service.close(opened)
+
+
+def request(
+    job_id: str, max_tokens: int = 5, stop: tuple[str, ...] = (), resume: Resume | None = None
+) -> ExecuteRequest:
+    """An execute request for the alphabet."""
+    return ExecuteRequest(job_id, "prompt", (), max_tokens, Sampling(stop=stop), resume or Resume())
+
+
+def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a test's coroutine with a deadline."""
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition; the test's own deadline bounds it."""
+    while not condition():  # noqa: ASYNC110  (what is waited for belongs to another thread)
+        await asyncio.sleep(0.01)
+
+
+def test_endings() -> None:
+    """MAX_TOKENS and STOP_SEQUENCE end the text where they should; a complete resume ends at once."""
+
+    async def main() -> None:
+        rig = Rig(Alphabet())
+        assert await rig.text() == ("abcde", Ending(StopReason.MAX_TOKENS))
+        assert await rig.text(stop=("cd",)) == ("ab", Ending(StopReason.STOP_SEQUENCE))
+        resume = Resume(tuple(b"abcd"), 4)
+        assert await rig.text(resume=resume, stop=("cd",)) == ("", Ending(StopReason.STOP_SEQUENCE))
+        assert await rig.text(resume=Resume(tuple(b"abc"), 3)) == ("de", Ending(StopReason.MAX_TOKENS))
+        rig.engine.stop(5)
+
+    run(main)
+
+
+def test_a_failed_step_ends_its_jobs_and_the_worker_goes_on() -> None:
+    """INFERENCE_FAILED for the sequences of the step; the next job works."""
+
+    def fail_first(step: int) -> None:
+        if step == 1:
+            raise RuntimeError("out of memory\nwith a long story")
+
+    async def main() -> None:
+        rig = Rig(Alphabet(fail_first))
+        _, ending = await rig.text("a")
+        assert ending.error is not None and ending.error.code == "INFERENCE_FAILED"
+        assert (await rig.text("b"))[0] == "abcde"
+        assert rig.service.slots_busy == 0 and not rig.died.is_set()
+        rig.engine.stop(5)
+
+    run(main)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("failure", [RuntimeError("broken"), AssertionError("our bug")])
+def test_a_dead_step_thread_is_reported(failure: Exception) -> None:
+    """Steps that fail again and again, and bugs, end the thread; nobody takes it for alive."""
+
+    def fail(step: int) -> None:
+        raise failure
+
+    async def main() -> None:
+        rig = Rig(Alphabet(fail))
+        for n in range(FAILURES_MAX):
+            await rig.service.open(request(f"j{n}"))
+            await asyncio.sleep(0.01)
+        await rig.died.wait()
+
+    run(main)
+
+
+def test_the_heartbeat_tells_a_stuck_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a step hangs, the loop still answers, and says so; idle is not stuck."""
+    monkeypatch.setattr(service, "SILENT_MAX_S", 0.05)
+
+    async def main() -> None:
+        hang = threading.Event()
+        rig = Rig(Alphabet(lambda step: void(hang.wait(10))))
+        assert rig.service.stepping
+        opened = await rig.service.open(request("j"))
+        await until(lambda: not rig.service.stepping)
+        assert rig.service.silent_s > 0.05
+        hang.set()
+        await opened.wait(5)
+        await until(lambda: rig.service.slots_busy == 0 and rig.service.silent_s == 0)
+        assert rig.service.stepping
+        rig.engine.stop(5)
+
+    run(main)
+
+
+def test_a_cancelled_id_may_come_back_before_its_step_ends() -> None:
+    """Nothing of the old sequence reaches the new one with the same job id, nor is a slot lost."""
+
+    async def main() -> None:
+        go = threading.Semaphore(1)
+        rig = Rig(Alphabet(lambda step: void(go.acquire(timeout=10))))
+        old = await rig.service.open(request("same", max_tokens=1000))
+        await old.wait(5)
+        assert rig.service.cancel("same") is Known.LIVE
+        rig.service.close(old)
+        running = asyncio.ensure_future(rig.text("same"))
+        await asyncio.sleep(0.01)
+        go.release(100)
+        assert (await running)[0] == "abcde"
+        assert rig.service.cancel("same") is Known.RECENT and rig.service.cancel("other") is Known.UNKNOWN
+        rig.engine.stop(5)
+
+    run(main)
+
+
+def test_no_token_follows_a_cancel() -> None:
+    """What was not taken before the cancel is not sent, and tokens_out counts only what was."""
+
+    async def main() -> None:
+        taker = Outlet("j", 0.0, resumed=3)
+        taker.take_in(Update(taker, Piece("ab", (1, 2)), 2, 5, 1.0))
+        assert [piece.text for piece in taker.take()] == ["ab"]
+        taker.take_in(Update(taker, Piece("c", (3,)), 1, 6, 1.1))
+        taker.end(Ending(StopReason.CANCELLED))
+        taker.take_in(Update(taker, Piece("d", (4,)), 1, 7, 1.2, Ending(StopReason.MAX_TOKENS)))
+        assert taker.take() == [] and taker.tokens_out == 5
+        assert taker.ending == Ending(StopReason.CANCELLED)
+
+    run(main)
+
+
+def test_the_backlog_is_bounded_and_loses_nothing() -> None:
+    """A reader who stands still costs a bounded number of pieces; all text and ids come when he reads."""
+
+    async def main() -> None:
+        taker = Outlet("j", 0.0, resumed=0)
+        assert await taker.wait(0.01) is Taken.NOTHING
+        count = outlet.PIECES_MAX * 5
+        for n in range(count):
+            taker.take_in(Update(taker, Piece(chr(97 + n % 26), (n,)), 1, n + 1, 1.0))
+        assert await taker.wait(0.01) is Taken.SOMETHING
+        pieces = taker.take()
+        assert len(pieces) <= outlet.PIECES_MAX
+        assert [i for piece in pieces for i in piece.token_ids] == list(range(count))
+        assert len("".join(piece.text for piece in pieces)) == count
+
+    run(main)
+
+
+async def serving(rig: Rig) -> tuple[web.AppRunner, str]:
+    """The real routes over a rig, on a free port."""
+    app = routes.build(rig.service, guard=None, drain=rig.service.drain, shut_down=rig.service.abandon)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    return runner, f"http://127.0.0.1:{runner.addresses[0][1]}"
+
+
+def test_a_reader_who_stands_still_is_cut_by_the_write_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """His connection is closed and his slot freed, while another stream on the same engine runs to its end."""
+    monkeypatch.setattr(execute, "WRITE_DEADLINE_S", 0.3)
+
+    async def main() -> None:
+        rig = Rig(Alphabet())
+        runner, url = await serving(rig)
+        body = {"job_id": "still", "prompt": "x", "max_tokens": 900_000}
+        async with (
+            ClientSession(timeout=ClientTimeout(total=20), read_bufsize=1024) as session,
+            session.post(f"{url}/execute", json=body) as response,
+        ):
+            assert response.status == 200
+            async with session.post(f"{url}/execute", json={**body, "job_id": "b", "max_tokens": 500}) as other:
+                assert (await other.read()).count(b'"type":"end"') == 1
+            await until(lambda: rig.service.slots_busy == 0)
+        await runner.cleanup()
+        rig.engine.stop(5)
+
+    run(main)
+
+
+def test_pings_while_nothing_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long prefill is bridged by comments, and the stream then goes on as usual."""
+    monkeypatch.setattr(execute, "PING_S", 0.05)
+
+    async def main() -> None:
+        hang = threading.Event()
+        rig = Rig(Alphabet(lambda step: void(hang.wait(10))))
+        runner, url = await serving(rig)
+        async with (
+            ClientSession() as session,
+            session.post(f"{url}/execute", json={"job_id": "p", "prompt": "x", "max_tokens": 3}) as response,
+        ):
+            data = b""
+            while data.count(b": ping\n\n") < 2:
+                data += await response.content.readany()
+            hang.set()
+            data += await response.read()
+        events = [event.data for event in EventReader().feed(data)]
+        assert [event["type"] for event in events] == ["started", "token", "token", "token", "end"]
+        await runner.cleanup()
+        rig.engine.stop(5)
+
+    run(main)
+
+
+def test_errors_hide_what_is_ours() -> None:
+    """An error's body is code, message, retriable and correlation id; nothing of the inside."""
+    from llorch.base.errors import WorkerUnavailable
+
+    response = edge.error_response(WorkerUnavailable("no slot is free", retry_after_s=0.2), "cid")
+    assert response.status == 503 and response.headers["Retry-After"] == "1"
+
+
+def void(_: object) -> None:
+    """Drop a result."""
