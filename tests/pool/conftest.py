@@ -2,64 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hub import Hub, Repository, serve
 
-ROOT = Path(__file__).resolve().parents[2]
-REPO = "Qwen/Qwen2.5-0.5B-Instruct"
-
-
-@dataclass
-class Ran:
-    """What a command said, and its exit code."""
-
-    code: int
-    out: str
-    err: str
-
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-@dataclass
-class Pool:
-    """Runs `llorch-pool` with a home of its own."""
-
-    home: Path
-    env: dict[str, str]
-
-    def popen(self, *words: str, **more: Any) -> subprocess.Popen[str]:
-        argv = [sys.executable, "-m", "llorch", "llorch-pool", *words]
-        pipe = subprocess.PIPE
-        return subprocess.Popen(argv, env=self.env, cwd=ROOT, text=True, stdout=pipe, stderr=pipe, **more)
-
-    def run(self, *words: str, stdin: str = "", **env: str) -> Ran:
-        argv = [sys.executable, "-m", "llorch", "llorch-pool", *words]
-        done = subprocess.run(
-            argv,
-            env={**self.env, **env},
-            cwd=ROOT,
-            text=True,
-            input=stdin,
-            capture_output=True,
-            timeout=120,
-            check=False,
-        )
-        return Ran(done.returncode, done.stdout, done.stderr)
-
-    def ok(self, *words: str, **env: str) -> Ran:
-        ran = self.run(*words, **env)
-        assert ran.code == 0, ran.err
-        return ran
+from tests.pool.hub import Hub, Repository, serve
+from tests.pool.pools import REPO, Pool
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import REPO, Pool
-from hub import Hub, Repository
+
+from tests.pool.hub import Hub, Repository
+from tests.pool.pools import REPO, Pool
 
 WANTED = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer.model"}
 

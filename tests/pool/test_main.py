@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Pool
 
 from llorch.base.errors import UsageError
 from llorch.pool import main as pool_main
+from tests.pool.pools import Pool
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
-from conftest import ROOT, Pool
+from tests.daemons import ROOT, program
+from tests.pool.pools import Pool
 
 
 def ids(pool: Pool) -> list[str]:
@@ -119,7 +119,7 @@ def test_delete_asks_on_a_terminal(pool: Pool, model_files: Path) -> None:
 
 def _answer(pool: Pool, typed: bytes) -> int:
     ours, theirs = os.openpty()
-    argv = [sys.executable, "-m", "llorch", "llorch-pool", "models", "delete", "mine"]
+    argv = [*program("llorch-pool"), "models", "delete", "mine"]
     process = subprocess.Popen(argv, env=pool.env, cwd=ROOT, stdin=theirs, stdout=subprocess.DEVNULL, stderr=theirs)
     os.write(ours, typed)
     code = process.wait(30)
