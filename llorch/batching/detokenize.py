@@ -84,6 +84,8 @@ class Detokenizer:
 class TextStream:
     """The text of one sequence as it may be sent: complete characters, no part of a stop string, whole tokens.
 
+    Each token id is in exactly one piece. Every piece has text, except perhaps the last: a stop string is not sent but
+    its ids are, so that a resume after it meets it again.
     `resumed_ids` were sent by an earlier worker: they are matched against the stop strings but not sent again.
     """
 
@@ -118,10 +120,10 @@ class TextStream:
         return self._stop_piece() if self.stopped else self._release(self._matcher.safe)
 
     def flush(self) -> Piece | None:
-        """The rest, when the sequence ends without a stop string: MAX_TOKENS or EOS."""
+        """The rest, when the sequence ends without a stop string (MAX_TOKENS, EOS); ids without text come too."""
         if not self.stopped:
             self._take(self._detokenizer.flush())
-        return self._stop_piece() if self.stopped else self._release(self._received)
+        return self._stop_piece() if self.stopped else self._merge(len(self._pending), self._received)
 
     def _take(self, piece: Piece | None) -> None:
         if piece is not None:
@@ -143,15 +145,15 @@ class TextStream:
         return self._merge(count, end)
 
     def _stop_piece(self) -> Piece | None:
-        """The text before the stop string with all ids up to it, so that a resume meets the stop string again."""
+        """The text before the stop string with all ids up to its end."""
         at = self._matcher.stopped_at
         assert at is not None
-        if at <= self._sent:
-            self._pending.clear()
-            return None
-        return self._merge(len(self._pending), at)
+        return self._merge(len(self._pending), max(at, self._sent))
 
-    def _merge(self, count: int, end: int) -> Piece:
+    def _merge(self, count: int, end: int) -> Piece | None:
+        """The first `count` pending pieces as one, their text cut at offset `end`."""
+        if not count:
+            return None
         text = "".join(piece.text for piece in self._pending[:count])[: end - self._sent]
         token_ids = tuple(token for piece in self._pending[:count] for token in piece.token_ids)
         del self._pending[:count]

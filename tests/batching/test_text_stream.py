@@ -114,7 +114,11 @@ def test_stream_text_and_resume(text: str, stop: tuple[str, ...], cuts: list[int
     frames = run(TextStream(vocabulary.decode, stop=stop), ids)
     sent = "".join(frame.text for frame in frames)
     assert sent == dumb_stop(vocabulary.decode(ids), stop)
-    assert all(frame.text and frame.token_ids for frame in frames)
+    assert all(frame.text for frame in frames[:-1])
+    assert all(frame.token_ids for frame in frames)
+    relayed_ids = [token for frame in frames for token in frame.token_ids]
+    assert relayed_ids == ids[: len(relayed_ids)]
+    assert relayed_ids == ids or any(string in vocabulary.decode(relayed_ids) for string in stop)
     before = frames[:relayed]
     resumed = [token for frame in before for token in frame.token_ids]
     assert resumed == ids[: len(resumed)]
@@ -136,6 +140,16 @@ def test_a_held_back_token_goes_whole_into_the_next_frame() -> None:
     assert stream.flush() is None
 
 
+def test_a_last_token_without_text_is_relayed() -> None:
+    """Ids and tokens_out agree at the end: a control token drawn last comes with an empty text."""
+    vocabulary = ByteVocabulary([b"a", b""])
+    stream = TextStream(vocabulary.decode)
+    assert stream.feed([0]) == Piece("a", (0,))
+    assert stream.feed([1]) is None
+    assert stream.flush() == Piece("", (1,))
+    assert stream.flush() is None
+
+
 def test_several_tokens_in_one_step() -> None:
     """Tokens accepted together give one frame; those after the stop string are ignored."""
     vocabulary = ByteVocabulary([b"a", b"b", b"STOP", b"c"])
@@ -145,9 +159,10 @@ def test_several_tokens_in_one_step() -> None:
 
 
 def test_a_stop_string_across_the_resume_is_found() -> None:
-    """A stop string that began in text sent by the earlier worker stops the stream and sends nothing more."""
+    """A stop string that began in text sent by the earlier worker stops the stream and sends no more text."""
     vocabulary = ByteVocabulary([b"one ST", b"OP two"])
     stream = TextStream(vocabulary.decode, stop=("STOP",), resumed_ids=[0])
     assert not stream.stopped
-    assert stream.feed([1]) is None
+    assert stream.feed([1]) == Piece("", (1,))
     assert stream.stopped
+    assert stream.flush() is None
