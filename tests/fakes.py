@@ -86,6 +86,7 @@ class FakeWorker:
     url: str = ""
     hurry: threading.Event = field(default_factory=threading.Event)
     _live: dict[str, asyncio.Event] = field(default_factory=dict)
+    _beats: asyncio.Task[None] | None = None
 
     # Life
 
@@ -96,7 +97,7 @@ class FakeWorker:
         self._thread.start()
         self._run(self._listen(port))
         if orchestrator:
-            self._beats = asyncio.run_coroutine_threadsafe(self._announce(orchestrator), self._loop)
+            self._run(self._begin(orchestrator))
         return self
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -119,17 +120,24 @@ class FakeWorker:
         await site.start()
         self.url = f"http://127.0.0.1:{site.port}"
 
+    async def _begin(self, orchestrator: str) -> None:
+        self._beats = asyncio.get_running_loop().create_task(self._announce(orchestrator))
+
     def silence(self) -> None:
         """No more heartbeats; what is running goes on."""
-        self._loop.call_soon_threadsafe(self._beats.cancel)
+        self._run(self._fall_silent())
+
+    async def _fall_silent(self) -> None:
+        if self._beats is not None:
+            self._beats.cancel()
+            await asyncio.wait([self._beats])
 
     def die(self) -> None:
         """As kill -9 looks from outside: every connection breaks, nothing listens, no heartbeat."""
         self._run(self._die())
 
     async def _die(self) -> None:
-        if hasattr(self, "_beats"):
-            self._beats.cancel()
+        await self._fall_silent()
         server = self._runner.server
         for site in list(self._runner.sites):
             await site.stop()
@@ -196,7 +204,7 @@ class FakeWorker:
     async def _execute(self, request: web.Request) -> web.StreamResponse:
         body = strict_json.parse_object(await request.read())
         job = execute.parse_execute(body)
-        run = Execution(body, dict(request.headers))
+        run = Execution(body, {name.lower(): value for name, value in request.headers.items()})
         self.executions.append(run)
         trouble = self.troubles.pop(0) if self.troubles else None
         if (trouble is not None and trouble.fault in (Fault.BUSY, Fault.REJECT)) or job.job_id in self._live:

@@ -1,43 +1,102 @@
-"""A cluster per test: one orchestratord as a real process, fake workers in this one."""
+"""A bench per test: a real orchestratord, shared by the tests of a file, and fake workers with a model of their own."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from daemons import Cluster, Daemon, workers_ready
+from daemons import Cluster, Daemon, stream, until
 from fakes import FakeWorker
+
+PROMPT = "Once upon a time"
+_numbers = itertools.count(1)
+
+
+@dataclass
+class Bench:
+    """One orchestratord and this test's own model: other tests' workers and jobs do not interfere."""
+
+    orchestratord: Daemon
+    model: str = field(default_factory=lambda: f"m{next(_numbers)}")
+    workers: list[FakeWorker] = field(default_factory=list)
+
+    def worker(self, **settings: Any) -> FakeWorker:
+        """Start a fake worker and wait until it may be used."""
+        settings = {"worker_id": f"{self.model}-{len(self.workers) + 1}", "model": self.model, **settings}
+        worker = FakeWorker(**settings).start(self.orchestratord.url)
+        self.workers.append(worker)
+        self.wait_for(worker)
+        return worker
+
+    def wait_for(self, worker: FakeWorker) -> None:
+        """Wait until a worker may be used."""
+        path = f"/v2/workers/{worker.worker_id}"
+        until(lambda: self.orchestratord.get(path).json.get("state") == "ready", f"{worker.worker_id} ready")
+
+    def body(self, **fields: Any) -> dict[str, Any]:
+        """A task for this test's model."""
+        return {"prompt": PROMPT, "model": self.model, **fields}
+
+    def submit(self, **fields: Any) -> str:
+        """A 202; the job's id."""
+        answer = self.orchestratord.post("/v2/tasks", self.body(**fields))
+        assert answer.status == 202, answer.body
+        return str(answer.json["job_id"])
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """GET one."""
+        return dict(self.orchestratord.get(f"/v2/tasks/{job_id}").json)
+
+    def stream(self, **fields: Any) -> Any:
+        """Open a streaming POST."""
+        return stream(self.orchestratord.url, "POST", "/v2/tasks", self.body(**fields))
+
+    def events(self, job_id: str, after: int | None = None) -> Any:
+        """Open a job's events."""
+        headers = {} if after is None else {"Last-Event-ID": str(after)}
+        return stream(self.orchestratord.url, "GET", f"/v2/tasks/{job_id}/events", None, headers)
+
+    def close(self) -> None:
+        """Stop the workers."""
+        for worker in self.workers:
+            worker.stop()
+
+
+@pytest.fixture(scope="module")
+def shared_orchestratord(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """One orchestratord for a whole file."""
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
+    yield cluster.orchestratord()
+    cluster.close()
 
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    """A fresh home; every process started in it is reaped."""
+    """A fresh home of its own; every process started in it is reaped."""
     made = Cluster(tmp_path)
     yield made
     made.close()
 
 
 @pytest.fixture
-def orchestratord(cluster: Cluster) -> Daemon:
-    """A running orchestratord without workers."""
-    return cluster.orchestratord()
+def benches() -> Iterator[Callable[[Daemon], Bench]]:
+    """Make benches on other orchestratords than the shared one."""
+    made: list[Bench] = []
+
+    def make(orchestratord: Daemon) -> Bench:
+        made.append(Bench(orchestratord))
+        return made[-1]
+
+    yield make
+    for bench in made:
+        bench.close()
 
 
 @pytest.fixture
-def workers(request: pytest.FixtureRequest) -> Iterator[Callable[..., FakeWorker]]:
-    """Start fake workers: `workers(orchestratord, worker_id=..., ...)`."""
-    made: list[FakeWorker] = []
-
-    def start(orchestratord: Daemon | None, **settings: Any) -> FakeWorker:
-        worker = FakeWorker(**{"worker_id": f"fake-{len(made) + 1}", **settings})
-        worker.start(orchestratord.url if orchestratord is not None else None)
-        made.append(worker)
-        if orchestratord is not None:
-            workers_ready(orchestratord, len(made))
-        return worker
-
-    yield start
-    for worker in made:
-        worker.stop()
+def bench(shared_orchestratord: Daemon, benches: Callable[[Daemon], Bench]) -> Bench:
+    """This test's bench on the shared orchestratord."""
+    return benches(shared_orchestratord)

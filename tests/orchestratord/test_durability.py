@@ -1,0 +1,123 @@
+"""202 means committed: kill -9 loses no accepted job, finishes none twice, and prompts do not outlive their job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from conftest import PROMPT, Bench
+from daemons import Cluster, Daemon, ended, environment, program, start, stream, until
+from fakes import expected_text
+
+PORT = 0
+
+
+def port_of(daemon: Daemon) -> int:
+    """The port, so that a restarted orchestratord is found by the same workers."""
+    return int(daemon.url.rpartition(":")[2])
+
+
+@pytest.mark.parametrize("count", [30, pytest.param(200, marks=pytest.mark.slow)])
+def test_kill_9_with_queued_and_running_jobs(cluster: Cluster, benches: Callable[[Daemon], Bench], count: int) -> None:
+    """All accepted jobs complete after kill -9 and restart, each with one terminal event and the right text."""
+    bench = benches(cluster.orchestratord())
+    worker = bench.worker(slots=4, token_delay_s=0.02)
+    jobs = [bench.submit(max_tokens=6, priority="batch") for _ in range(count)]
+    until(lambda: len(worker.executions) >= 4, "some run")
+    port = port_of(bench.orchestratord)
+    bench.orchestratord.kill()
+    worker.token_delay_s = 0.0
+    again = cluster.orchestratord(port=port)
+    for job_id in jobs:
+        job = ended(again, job_id, 60)
+        assert job["status"] == "completed", job
+        with stream(again.url, "GET", f"/v2/tasks/{job_id}/events") as events:
+            seen = events.rest()
+        assert [event.id for event in seen if event.id is not None] == list(range(9))
+        assert sum(event.data["type"] in ("end", "error") for event in seen) == 1
+        assert job["text"] == expected_text(PROMPT, 6)
+    finished = [run for run in worker.executions if run.ended == "MAX_TOKENS"]
+    assert len(finished) == count, "no job ran to its end twice"
+
+
+def test_jobs_wait_for_a_worker_over_restarts(cluster: Cluster, benches: Callable[[Daemon], Bench]) -> None:
+    """A job accepted without any worker runs when one comes, two restarts later; its place is kept."""
+    first = cluster.orchestratord()
+    bench = benches(first)
+    jobs = [first.post("/v2/tasks", {"prompt": PROMPT, "max_tokens": 2}).json["job_id"] for _ in range(3)]
+    assert first.stop() == 0
+    second = cluster.orchestratord()
+    assert [second.get(f"/v2/tasks/{job_id}").json["queue_position"] for job_id in jobs] == [0, 1, 2]
+    second.kill()
+    bench.orchestratord = cluster.orchestratord()
+    bench.worker()
+    for job_id in jobs:
+        assert ended(bench.orchestratord, job_id)["text"] == expected_text(PROMPT, 2)
+
+
+def test_nothing_is_readable_by_others(cluster: Cluster, benches: Callable[[Daemon], Bench]) -> None:
+    """State directory 0700; database, journals, token and record 0600."""
+    bench = benches(cluster.orchestratord())
+    bench.worker()
+    ended(bench.orchestratord, bench.submit(max_tokens=2))
+    assert cluster.state.stat().st_mode & 0o777 == 0o700
+    for path in cluster.state.rglob("*"):
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_the_prompt_goes_when_the_job_ends(cluster: Cluster, benches: Callable[[Daemon], Bench]) -> None:
+    """After the end no file of the state directory holds the prompt, and no log line ever did."""
+    bench = benches(cluster.orchestratord("--log-level", "debug"))
+    bench.worker()
+    secret = "the-password-is-swordfish"
+    job_id = bench.submit(prompt=secret, max_tokens=2)
+    ended(bench.orchestratord, job_id)
+    bench.orchestratord.stop()
+    for path in cluster.home.rglob("*"):
+        if path.is_file():
+            assert secret.encode() not in path.read_bytes(), path
+
+
+def test_a_damaged_database_is_set_aside(cluster: Cluster) -> None:
+    """A database that is no database is renamed, named in the log, and a new one is started."""
+    cluster.state.mkdir()
+    (cluster.state / "orchestratord.sqlite").write_bytes(b"this is not a database" * 400)
+    daemon = cluster.orchestratord()
+    assert daemon.get("/health").status == 200
+    assert len(list(cluster.state.glob("orchestratord.sqlite.corrupt-*"))) == 1
+    assert "damaged" in daemon.log
+
+
+def test_a_second_orchestratord_is_refused(cluster: Cluster) -> None:
+    """Two on one state directory: the second says who runs there and exits 1."""
+    first = cluster.orchestratord()
+    argv = [*program("orchestratord"), "--port", "0", "--state", str(cluster.state)]
+    second = start(argv, environment(cluster.home), cluster.home / "second.log")
+    cluster.daemons.append(second)
+    assert second.process.wait(20) == 1
+    assert first.url in second.log and len(second.log.splitlines()) == 1
+
+
+def test_a_taken_port_is_one_clear_line(cluster: Cluster) -> None:
+    """The port is in use: one line that says how to choose another."""
+    first = cluster.orchestratord()
+    argv = [*program("orchestratord"), "--port", str(port_of(first)), "--state", str(cluster.home / "other")]
+    second = start(argv, environment(cluster.home), cluster.home / "second.log")
+    cluster.daemons.append(second)
+    assert second.process.wait(20) == 1
+    assert "in use" in second.log and len(second.log.splitlines()) == 1
+
+
+def test_sigterm_lets_running_jobs_finish(cluster: Cluster, benches: Callable[[Daemon], Bench]) -> None:
+    """SIGTERM: nothing new is taken, the running stream ends whole, exit 0, the record file is gone."""
+    bench = benches(cluster.orchestratord())
+    bench.worker(token_delay_s=0.05)
+    with bench.stream(max_tokens=10) as events:
+        events.take(1)
+        bench.orchestratord.process.terminate()
+        until(lambda: bench.orchestratord.get("/readyz").status == 503, "draining")
+        refused = bench.orchestratord.post("/v2/tasks", bench.body())
+        assert (refused.status, refused.code) == (503, "DRAINING")
+        assert events.rest()[-1].data["type"] == "end"
+    assert bench.orchestratord.process.wait(10) == 0
+    assert not (cluster.state / "orchestratord.json").exists()
