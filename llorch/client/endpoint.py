@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from llorch import __version__
 from llorch.base.errors import ConfigError
+
+if TYPE_CHECKING:
+    import ssl
 
 DEFAULT_URL = "http://localhost:8080"
 KEY_SIZE_MAX = 4096
@@ -44,7 +47,11 @@ class Endpoint:
 
     def tls(self) -> ssl.SSLContext | None:
         """The TLS settings of an https URL: system roots (SSL_CERT_FILE is honoured), host names checked."""
-        return ssl.create_default_context() if self.scheme == "https" else None
+        if self.scheme != "https":
+            return None
+        import ssl
+
+        return ssl.create_default_context()
 
 
 def parse(url: str, key: str | None = None) -> Endpoint:
