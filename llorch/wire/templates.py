@@ -226,13 +226,12 @@ def _clean(message: str | None) -> str:
 
 @functools.lru_cache(maxsize=32)
 def _compile(source: str) -> jinja2.Template:
+    from jinja2.ext import LoopControlExtension
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     if len(source) > TEMPLATE_SIZE_MAX:
         raise InvalidRequest("the model's chat template is too large")
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[LoopControlExtension])
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _refuse
     return environment.from_string(source)

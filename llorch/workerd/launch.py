@@ -57,12 +57,16 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """The model to serve: its public id, its directory, and the catalog's hints for the chat template."""
+    """The model to serve: its public id, its directory, the catalog's hints for the chat template.
+
+    `dtype` is what `--dtype auto` means for it.
+    """
 
     id: str
     directory: Path
     architecture: str = ""
     template: str = ""
+    dtype: str = "auto"
 
 
 def parser(prog: str) -> argparse.ArgumentParser:
@@ -189,7 +193,8 @@ def _from_catalog(entry: ModelEntry, home: Home, assets_dir: Callable[[], Path])
         directory = home.model_dir(entry.id, entry.path)
     if not (directory / "config.json").is_file():
         raise HostError(f"model '{entry.id}' is not downloaded: llorch-pool models download {entry.id}")
-    return Model(entry.id, directory, entry.architecture, entry.template)
+    # The embedded model is stored in bf16 to be small; it is quick enough in fp32, whose steps are row-invariant.
+    return Model(entry.id, directory, entry.architecture, entry.template, "fp32" if entry.embedded else "auto")
 
 
 def _id_of(directory: Path) -> str:

@@ -45,7 +45,7 @@ def load(launch: Launch, model: Model, progress: Callable[[float], None]) -> Loa
     """Load the model as the launch wants it. Raises InvalidModel and InsufficientMemory."""
     return load_model(
         model.directory,
-        dtype=Dtype(launch.dtype),
+        dtype=Dtype(model.dtype if launch.dtype == Dtype.AUTO.value else launch.dtype),
         slots=launch.slots,
         context=launch.context,
         threads=launch.threads,
