@@ -14,6 +14,7 @@ from typing import NamedTuple
 from llorch.base.ids import JobId, ModelId, WorkerId
 
 CHUNK_MAX = 1024
+RATE_MIN = 1e-6  # jobs per second: a rate may fade, but is divided by
 
 
 class QueueKey(NamedTuple):
@@ -118,7 +119,8 @@ class DrainRate:
         if self._since is None or self._rate == 0.0:
             return None
         weight = 1 - exp((self._since - now) / self._memory_s)
-        return self._rate * exp((self._last - now) / self._memory_s) / weight if weight > 0 else None
+        rate = self._rate * exp((self._last - now) / self._memory_s)
+        return max(rate / weight, RATE_MIN) if weight > 0 else None
 
 
 class Lane:

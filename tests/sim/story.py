@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
+from sim.world import FAULTS_END_S, FakeWorker, World
+
 from llorch.base.ids import JobId, ModelId, PoolId, SessionId, WorkerId
 from llorch.core import events as happened
 from llorch.core.job import JobSpec, OnDisconnect, Priority, Wishes
 from llorch.core.worker import WorkerSpec
-from sim.world import FAULTS_END_S, FakeWorker, World
 
 FAULTS = ("kill", "kill", "hang", "silent", "again", "twin", "move", "drain", "forget", "pool", "crash", "stop")
 MODELS = (ModelId("red"), ModelId("blue"))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from sim import story
+from sim.checkers import Violation
+from sim.world import World
 
 from llorch.core.brain import Brain, BrainSettings
 from llorch.core.effects import Accept, Dispatch, Effect, Finish, Persist
 from llorch.core.events import Event
 from llorch.core.job import JobRecord
-from sim import story
-from sim.checkers import Violation
-from sim.world import World
 
 CHUNKS = 10
 
@@ -45,7 +45,7 @@ def test_a_seed_replays_exactly() -> None:
 
 
 class Forgetful(Brain):
-    """Drops the Finish of every third job."""
+    """Does not commit the ending of every third job."""
 
     def decide(self, event: Event, now: float) -> list[Effect]:
         effects = super().decide(event, now)

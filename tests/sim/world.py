@@ -13,6 +13,8 @@ from functools import partial
 from random import Random
 from typing import Protocol
 
+from sim.checkers import Checkers
+
 from llorch.base.ids import JobId, ModelId, PoolId, WorkerId
 from llorch.core import effects as to_do
 from llorch.core import events as happened
@@ -21,7 +23,6 @@ from llorch.core.effects import Effect
 from llorch.core.events import Event
 from llorch.core.job import Failure, FailureKind, JobRecord, JobSpec, Result
 from llorch.core.worker import Load, WorkerRecord, WorkerSpec
-from sim.checkers import Checkers
 
 SETTINGS = BrainSettings(
     queue_capacity=6,

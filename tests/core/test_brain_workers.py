@@ -1,0 +1,129 @@
+"""Workers and restarts: leases, drains, and what a new process picks up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from brain_given import (
+    DEMO,
+    KNOWN,
+    Story,
+    a_job,
+    beat,
+    dispatched,
+    finished,
+    kinds,
+    with_worker,
+)
+
+from llorch.base.ids import JobId, PoolId, WorkerId
+from llorch.core import events as happened
+from llorch.core.brain import Counts, Place
+from llorch.core.effects import (
+    DrainWorker,
+    Effect,
+    Persist,
+    PoolRecord,
+    RefuseWorker,
+)
+from llorch.core.job import Failure, FailureKind, JobRecord, JobState
+from llorch.core.worker import WorkerState
+
+J1 = JobId("j1")
+
+
+def test_a_live_id_at_another_address_is_refused() -> None:
+    """Two processes cannot share an id; the answer says so and changes nothing."""
+    story = with_worker()
+    before = story.look()
+    effects = story.worker(url="http://elsewhere")
+    assert [type(effect) for effect in effects] == [RefuseWorker]
+    assert story.look() == before
+
+
+def test_a_stranger_s_heartbeat_changes_nothing() -> None:
+    """An unknown worker is told by the shell to announce itself; the brain stays as it was."""
+    story = Story()
+    assert story.tell(beat("w9")) == []
+    assert story.brain.worker(WorkerId("w9")) is None
+
+
+def test_a_silent_worker_is_lost_within_its_lease_and_forgotten_later() -> None:
+    """Lost after `lease_s`; out of the list after `lost_worker_kept_s`."""
+    story = with_worker()
+    story.wait(4.9)
+    assert story.brain.workers()[0].state is WorkerState.READY
+    story.wait(0.1)
+    assert story.brain.workers()[0].state is WorkerState.LOST
+    assert kinds(story.wait(601.0)) == ["WorkerForgotten"]
+    assert story.brain.workers() == []
+
+
+def test_a_drained_worker_gets_nothing_and_finishes_what_it_has() -> None:
+    """Drain tells the worker, once; its attempt goes on."""
+    story = with_worker()
+    story.submit()
+    effects = story.tell(happened.WorkerDrainRequested(WorkerId("w1")))
+    assert DrainWorker(WorkerId("w1"), "http://w1") in effects
+    assert story.tell(happened.WorkerDrainRequested(WorkerId("w1"))) == []
+    story.submit("j2")
+    assert dispatched(story.end("j1")) == []
+    assert finished(story.wait(601.0)) == [("j2", "failed", "QUEUE_TIMEOUT")]
+
+
+def test_counts_and_pools_are_what_health_shows() -> None:
+    """Pools are registered hosts plus hosts of live workers."""
+    story = Story()
+    story.tell(happened.PoolRegistered(PoolId("p1")))
+    story.worker("w1", pool=PoolId("p2"))
+    story.submit("j1")
+    story.submit("j2")
+    assert story.brain.counts() == Counts(queue_depth=1, running=1, workers=1, pools=2)
+    assert story.brain.pools() == [PoolRecord(PoolId("p1"), False), PoolRecord(PoolId("p2"), False)]
+    story.wait(5.0)
+    assert story.brain.counts().pools == 1
+    assert kinds(story.tell(happened.PoolForgotten(PoolId("p1")))) == ["PoolDropped"]
+
+
+def test_nobody_is_given_up_right_after_a_restart() -> None:
+    """Workers need time to announce themselves: limits for want of a worker are stretched."""
+    record = JobRecord(a_job(), JobState.RUNNING, 10.0, 3, attempts=1, model=DEMO, queued_since=10.0)
+    waiting = JobRecord(a_job("j2"), JobState.QUEUED, 5.0, 2, queued_since=5.0)
+    story = Story()
+    story.now = 5000.0
+    story.tell(happened.Restarted((record, waiting), (), (), {J1: 2}))
+    assert finished(story.wait(59.0)) == []
+    assert sorted(finished(story.wait(2.0))) == [
+        ("j1", "failed", "WORKER_LOST"),
+        ("j2", "failed", "QUEUE_TIMEOUT"),
+    ]
+
+
+def test_arrivals_after_a_restart_keep_their_order() -> None:
+    """The sequence goes on where the stored one ended."""
+    stored = JobRecord(a_job("j1"), JobState.QUEUED, 100.0, 41, queued_since=100.0)
+    story = Story()
+    story.tell(happened.Restarted((stored,), (), (), {}))
+    effects = story.submit("j2")
+    [record] = [e.record for e in effects if isinstance(e, Persist) and isinstance(e.record, JobRecord)]
+    assert record.sequence == 42
+    assert story.brain.position(JobId("j2")) == Place(1, None)
+
+
+def test_a_thousand_retries_leave_nothing_behind() -> None:
+    """After every job ended the brain holds no job, no seat and no bell but the worker's lease."""
+    story = Story(replace(KNOWN, attempts_max=2))
+    story.worker(slots_total=3)
+    effects: list[Effect] = []
+    for number in range(200):
+        name = f"x{number}"
+        effects += story.submit(name)
+        effects += story.fail(name, 1, Failure(FailureKind.STALLED))
+        story.tell(beat("w1"))
+        effects += story.wait(0.2)
+        effects += story.end(name, 2)
+    assert len(finished(effects)) == 200
+    story.wait(4.0)
+    story.tell(beat("w1"))
+    assert story.brain.counts() == Counts(0, 0, 1, 1)
+    assert story.brain.workers()[0].slots_used == 0
