@@ -29,14 +29,16 @@ from llorch.model.weights import read_weights
 CONTEXT_FLOOR = 2048
 MEMORY_SHARE = 0.9
 WORKSPACE_BYTES = 64 << 20
-SINGLE_THREAD_WEIGHTS_BYTES = 64 << 20
-"""Below this the weights stay in the caches of one core, and handing work to a second costs more than it saves."""
+SMALL_MODEL_BYTES = 64 << 20
+"""Below this (in fp32) a model lives in the caches of one core: a second one costs more than it saves, and so would
+giving up exactness for bf16.
+"""
 
 PROBE_TOKENS = 24
 
 
 class Dtype(Enum):
-    """AUTO is bf16 for a model stored so on a processor that computes it natively, else fp32."""
+    """AUTO is bf16 for a model stored so, unless it is small, on a processor that computes bf16 natively; else fp32."""
 
     AUTO = "auto"
     FP32 = "fp32"
@@ -122,7 +124,7 @@ def load_model(
     weights_bytes = (checkpoint.values + tied_copy) * chosen.itemsize
     context_length = _fit_context(config, weights_bytes, slots, context, chosen)
     if threads is None:
-        threads = 1 if weights_bytes < SINGLE_THREAD_WEIGHTS_BYTES else hardware.processors_allowed()
+        threads = 1 if weights_bytes < SMALL_MODEL_BYTES else hardware.processors_allowed()
     torch.set_num_threads(threads)
     progress(0.0)
     weights = read_weights(config, checkpoint, chosen, lambda share: progress(share * 0.95))
@@ -138,8 +140,9 @@ def load_model(
 
 def _choose_dtype(dtype: Dtype, checkpoint: Checkpoint) -> torch.dtype:
     if dtype is Dtype.AUTO:
-        native = checkpoint.dtypes == {torch.bfloat16} and hardware.has_native_bf16()
-        dtype = Dtype.BF16 if native else Dtype.FP32
+        large = checkpoint.values * torch.float32.itemsize >= SMALL_MODEL_BYTES
+        pays = large and checkpoint.dtypes == {torch.bfloat16} and hardware.has_native_bf16()
+        dtype = Dtype.BF16 if pays else Dtype.FP32
     elif dtype is Dtype.BF16 and not hardware.has_native_bf16():
         raise InvalidModel("this processor has no bf16 instructions: use fp32")
     return torch.bfloat16 if dtype is Dtype.BF16 else torch.float32

@@ -16,7 +16,7 @@ import torch
 from llorch.base.errors import InsufficientMemory, InvalidModel
 from llorch.batching.planner import Draw, Row, StepPlan
 from llorch.batching.sequence import SamplingParams
-from llorch.model import Dtype, hardware, load_model
+from llorch.model import Dtype, hardware, load_model, loader
 from llorch.model.config import RopeScaling, parse_config
 from llorch.model.kv_cache import KvCache
 
@@ -178,15 +178,19 @@ def test_memory_is_checked_before_loading(directory: Path, monkeypatch: pytest.M
     assert model.context_length % 128 == 0
 
 
-def test_dtype_follows_storage_and_processor(write_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """AUTO takes bf16 only for a model stored so on a processor that has it; asking for it elsewhere is refused."""
+def test_dtype_follows_storage_size_and_processor(
+    write_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AUTO takes bf16 for a large model stored so on a processor that has it; asking for it elsewhere is refused."""
     stored = write_model("qwen2", dtype=torch.bfloat16)
+    monkeypatch.setattr(hardware, "has_native_bf16", lambda: True)
+    assert load_model(stored, slots=1).capabilities.dtype == "fp32"
+    monkeypatch.setattr(loader, "SMALL_MODEL_BYTES", 0)
+    assert load_model(stored, slots=1).capabilities.dtype == "bf16"
     monkeypatch.setattr(hardware, "has_native_bf16", lambda: False)
     assert load_model(stored, slots=1).capabilities.dtype == "fp32"
     with pytest.raises(InvalidModel, match="no bf16 instructions"):
         load_model(stored, slots=1, dtype=Dtype.BF16)
-    monkeypatch.setattr(hardware, "has_native_bf16", lambda: True)
-    assert load_model(stored, slots=1).capabilities.dtype == "bf16"
 
 
 def test_end_ids_of_both_files() -> None:
