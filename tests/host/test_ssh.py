@@ -7,6 +7,7 @@ import getpass
 import json
 import random
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -168,6 +169,27 @@ def test_ssh_config_is_honoured(sshd: Sshd) -> None:
     finally:
         moved.rename(key)
     assert sshd.log.read_text().count("Accepted publickey") - logins == 3, "alias, hop, inner"
+
+
+def test_the_agents_keys_are_used(sshd: Sshd, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A key that only ssh-agent holds logs in."""
+    key, away = sshd.home / ".ssh" / "id_ed25519", sshd.home / "in_agent"
+    socket_path = tmp_path / "agent"
+    agent = subprocess.Popen(["ssh-agent", "-D", "-a", socket_path], stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 10
+        while not socket_path.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(socket_path))
+        subprocess.run(["ssh-add", "-q", key], check=True)
+        key.rename(away)
+        assert run(target(sshd), ["true"]).code == 0
+    finally:
+        if away.exists():
+            away.rename(key)
+        agent.terminate()
+        agent.wait()
 
 
 @contextmanager
