@@ -84,7 +84,6 @@ class FakeWorker:
     cancels: list[str] = field(default_factory=list)
     announced: list[int] = field(default_factory=list)
     url: str = ""
-    hurry: threading.Event = field(default_factory=threading.Event)
     _live: dict[str, asyncio.Event] = field(default_factory=dict)
     _beats: asyncio.Task[None] | None = None
 
@@ -253,7 +252,7 @@ class FakeWorker:
         await response.write_eof()
 
     async def _pause(self, seconds: float, cancelled: asyncio.Event) -> None:
-        if seconds and not self.hurry.is_set():
+        if seconds:
             try:
                 await asyncio.wait_for(cancelled.wait(), seconds)
             except TimeoutError:

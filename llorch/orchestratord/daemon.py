@@ -188,6 +188,7 @@ class Daemon:
             service.segments.remove(ended)
             await service.store.forget_outputs(ended)
         await service.store.expire(now - settings.record_kept_s)
+        await service.store.checkpoint()
 
     async def _remove_strays(self) -> None:
         names = self.service.segments.names()

@@ -20,7 +20,7 @@ async def follow(request: web.Request, service: Service, found: Found, after: in
     """The rest of a job's stream, live where the job lives. Raises OutputExpired before anything is sent."""
     if found.stream is None:
         return await replay(request, service, found, after)
-    return await _send(request, Reader(found.stream, after))
+    return await _send(request, service, Reader(found.stream, after))
 
 
 async def replay(request: web.Request, service: Service, found: Found, after: int | None) -> web.StreamResponse:
@@ -29,7 +29,7 @@ async def replay(request: web.Request, service: Service, found: Found, after: in
     assert ending is not None, "a job without a stream has ended"
     stream = JobStream(found.record.spec.job_id, _segment(service, found))
     stream.finish(terminal_event(ending))
-    return await _send(request, Reader(stream, after))
+    return await _send(request, service, Reader(stream, after))
 
 
 def text_of(service: Service, found: Found) -> str | None:
@@ -50,7 +50,7 @@ def _segment(service: Service, found: Found) -> Segment:
     return service.segments.open(found.record.spec.job_id)
 
 
-async def _send(request: web.Request, reader: Reader) -> web.StreamResponse:
+async def _send(request: web.Request, service: Service, reader: Reader) -> web.StreamResponse:
     headers = {**sse.HEADERS, CORRELATION_HEADER: request[CORRELATION], "Server": SERVER}
     response = web.StreamResponse(headers=headers)
     loop = asyncio.get_running_loop()
@@ -59,11 +59,16 @@ async def _send(request: web.Request, reader: Reader) -> web.StreamResponse:
         reader.cut = connection.abort
     await response.prepare(request)
     reader.last_write_at = loop.time()
-    with reader:
-        async for piece in reader:
-            reader.write_began_at = loop.time()
-            await response.write(piece)
-            reader.last_write_at = reader.write_began_at
-            reader.write_began_at = None
-    await response.write_eof()
+    service.streams.attached.add(reader)
+    try:
+        with reader:
+            async for piece in reader:
+                reader.write_began_at = loop.time()
+                await response.write(piece)
+                reader.last_write_at = reader.write_began_at
+                reader.write_began_at = None
+        reader.write_began_at = loop.time()
+        await response.write_eof()
+    finally:
+        service.streams.attached.discard(reader)
     return response

@@ -7,7 +7,7 @@ import socket
 import ssl
 import weakref
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -77,16 +77,19 @@ class Connection(RequestHandler):
 
     def abort(self) -> None:
         """Close at once, whatever is still unsent."""
-        if isinstance(self.transport, asyncio.Transport):
-            self.transport.abort()
+        if self.transport is not None:
+            _abort(self.transport)
 
 
 class _Refused(asyncio.Protocol):
     """A connection above the limit: closed at once."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if isinstance(transport, asyncio.Transport):
-            transport.abort()
+        _abort(transport)
+
+
+def _abort(transport: asyncio.BaseTransport) -> None:
+    cast(asyncio.Transport, transport).abort()  # uvloop's transports are no subclass of asyncio's
 
 
 class Listener:
@@ -188,6 +191,7 @@ def error_response(error: LlorchError, correlation_id: str) -> web.Response:
     """An error as an HTTP answer."""
     response = json_response(error.body(correlation_id), error.status)
     response.headers[CORRELATION_HEADER] = correlation_id
+    response.headers["Server"] = SERVER
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
     if error.status == 401:

@@ -145,10 +145,11 @@ class Reader:
 
 
 class Streams:
-    """The streams of all live jobs."""
+    """The streams of all live jobs, and every reader that is attached, also to a job that has ended."""
 
     def __init__(self) -> None:
         self._live: dict[JobId, JobStream] = {}
+        self.attached: set[Reader] = set()
 
     def __iter__(self) -> Iterator[JobStream]:
         return iter(self._live.values())
@@ -171,6 +172,5 @@ class Streams:
 
     def tick(self, now: float) -> None:
         """Once a second, see Reader.tick."""
-        for stream in self._live.values():
-            for reader in tuple(stream.readers):
-                reader.tick(now)
+        for reader in tuple(self.attached):
+            reader.tick(now)

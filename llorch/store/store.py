@@ -75,7 +75,7 @@ class ClientKey:
 
 @dataclass(slots=True)
 class _Work:
-    run: Callable[[sqlite3.Connection], Any]
+    run: Callable[[sqlite3.Connection], Any] | None  # None: a checkpoint, which cannot be in a transaction
     future: asyncio.Future[Any]
     loop: asyncio.AbstractEventLoop
 
@@ -106,7 +106,7 @@ class Store:
         """A future that is done when `records` are durable; its exception is StorageUnavailable."""
         return self._submit(partial(_write, tuple(records)))
 
-    def _submit(self, run: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
+    def _submit(self, run: Callable[[sqlite3.Connection], T] | None) -> asyncio.Future[T]:
         loop = asyncio.get_running_loop()
         work = _Work(run, loop.create_future(), loop)
         try:
@@ -138,8 +138,10 @@ class Store:
     def _run(self, group: list[_Work]) -> tuple[list[Any], StorageUnavailable | None]:
         try:
             self._writer.execute("BEGIN IMMEDIATE")
-            results = [work.run(self._writer) for work in group]
+            results = [work.run(self._writer) if work.run is not None else None for work in group]
             self._writer.execute("COMMIT")
+            if any(work.run is None for work in group):
+                self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error as error:
             self._roll_back()
             log.event(logger, f"a commit failed: {error}", level=40, works=len(group))
@@ -222,6 +224,10 @@ class Store:
     def expire(self, ended_before: float) -> asyncio.Future[None]:
         """Delete the records and decisions of jobs that ended before this time."""
         return self._submit(partial(_expire, ended_before))
+
+    def checkpoint(self) -> asyncio.Future[None]:
+        """Move the write-ahead log into the database and empty it: prompts that were dropped leave the disk, too."""
+        return self._submit(None)
 
     # Client keys
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable
 
 import pytest
 from conftest import PROMPT, Bench
-from daemons import Cluster, Daemon, ended, environment, program, start, stream, until
+from daemons import Cluster, Daemon, ended, environment, program, start, stream, text_of, until
 from fakes import expected_text
-
-PORT = 0
 
 
 def port_of(daemon: Daemon) -> int:
@@ -66,16 +65,40 @@ def test_nothing_is_readable_by_others(cluster: Cluster, benches: Callable[[Daem
 
 
 def test_the_prompt_goes_when_the_job_ends(cluster: Cluster, benches: Callable[[Daemon], Bench]) -> None:
-    """After the end no file of the state directory holds the prompt, and no log line ever did."""
-    bench = benches(cluster.orchestratord("--log-level", "debug"))
+    """Soon after the end no file of the home holds the prompt, though orchestratord runs; no log line ever did."""
+    bench = benches(cluster.orchestratord("--log-level", "debug", "--output-kept-s", "1"))
     bench.worker()
     secret = "the-password-is-swordfish"
     job_id = bench.submit(prompt=secret, max_tokens=2)
     ended(bench.orchestratord, job_id)
-    bench.orchestratord.stop()
-    for path in cluster.home.rglob("*"):
-        if path.is_file():
-            assert secret.encode() not in path.read_bytes(), path
+
+    def gone() -> bool:
+        files = [path for path in cluster.home.rglob("*") if path.is_file()]
+        return not any(secret.encode() in path.read_bytes() for path in files)
+
+    until(gone, "the prompt is gone")
+
+
+def test_a_full_disk_turns_new_jobs_away(cluster: Cluster, benches: Callable[[Daemon], Bench]) -> None:
+    """No file may grow: 503 for new jobs, running streams end whole; once there is room, everything is as before."""
+    bench = benches(cluster.orchestratord())
+    bench.worker(token_delay_s=0.02)
+    pid = bench.orchestratord.process.pid
+    with bench.stream(max_tokens=30) as events:
+        seen = events.take(3)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+        refused = bench.orchestratord.post("/v2/tasks", bench.body())
+        assert (refused.status, refused.code) == (503, "STORAGE_UNAVAILABLE")
+        assert "retry-after" in refused.headers
+        seen += events.rest()
+    assert text_of(seen) == expected_text(PROMPT, 30) and seen[-1].data["type"] == "end"
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    job_id = until(lambda: bench.orchestratord.post("/v2/tasks", bench.body(max_tokens=2)).json.get("job_id"), "room")
+    assert ended(bench.orchestratord, job_id)["status"] == "completed"
+    first = seen[0].data["job_id"]
+    until(lambda: bench.job(first)["status"] == "completed", "what was owed is written")
+    bench.orchestratord.kill()
+    assert cluster.orchestratord().get(f"/v2/tasks/{first}").json["status"] == "completed"
 
 
 def test_a_damaged_database_is_set_aside(cluster: Cluster) -> None:

@@ -38,10 +38,6 @@ def test_resume_of_a_running_job_at_every_position(bench: Bench) -> None:
     until(lambda: worker.executions and worker.executions[0].frames == 1, "one frame")
     opened = [(after, bench.events(job_id, after)) for after in [None, *range(LAST + 1)]]
     readers = [(after, entry, entry.__enter__()) for after, entry in opened]
-    worker.hurry.set()
-    worker.token_delay_s = 0.005
-    bench.orchestratord.get("/health")
-    worker.die_gently = True
     bench.orchestratord.post(f"/v2/tasks/{job_id}/cancel")
     for after, entry, events in readers:
         seen = numbered(events.rest())

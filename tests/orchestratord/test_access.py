@@ -1,0 +1,142 @@
+"""Keys, modes, the worker token, and refusing to listen where anybody could come in."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+
+import pytest
+from conftest import Bench
+from daemons import Cluster, Daemon, environment, program
+from fakes import FakeWorker
+
+
+def keys(cluster: Cluster, *args: str) -> subprocess.CompletedProcess[str]:
+    """Run `orchestratord keys …` on the cluster's state."""
+    argv = [*program("orchestratord"), "keys", "--state", str(cluster.state), *args]
+    return subprocess.run(argv, env=environment(cluster.home), capture_output=True, text=True, timeout=30)
+
+
+def refuses(cluster: Cluster, *flags: str) -> str:
+    """orchestratord does not start with these flags; its one line."""
+    argv = [*program("orchestratord"), "--port", "0", "--state", str(cluster.state), *flags]
+    done = subprocess.run(argv, env=environment(cluster.home), capture_output=True, text=True, timeout=30)
+    assert done.returncode == 2, (done.returncode, done.stderr)
+    assert len(done.stderr.splitlines()) == 1
+    return done.stderr
+
+
+def bearer(key: str) -> dict[str, str]:
+    """The header that shows a key."""
+    return {"Authorization": f"Bearer {key}"}
+
+
+def test_keys_are_made_listed_and_revoked(cluster: Cluster) -> None:
+    """create prints the key once; list never shows it; a name is used once; revoke takes effect."""
+    made = keys(cluster, "create", "alice")
+    key = made.stdout.strip()
+    assert made.returncode == 0 and len(key) > 40
+    assert keys(cluster, "create", "alice").returncode == 2
+    listed = keys(cluster, "list").stdout
+    assert "alice" in listed and key not in listed
+    for path in cluster.state.iterdir():
+        assert key.encode() not in path.read_bytes()
+    assert keys(cluster, "revoke", "alice").returncode == 0
+    assert keys(cluster, "revoke", "alice").returncode == 4
+
+
+def test_lab_mode_needs_keys_and_isolates_tenants(cluster: Cluster) -> None:
+    """No key: 401 everywhere but on health; another tenant's job is a 404; a revoked key is shut out while running."""
+    alice, bob = (keys(cluster, "create", name).stdout.strip() for name in ("alice", "bob"))
+    daemon = cluster.orchestratord("--mode", "lab")
+    assert daemon.get("/health").status == daemon.get("/metrics").status == 200
+    for headers in ({}, bearer("llorch-wrong"), {"Authorization": alice}, {"x-api-key": alice + "x"}):
+        answer = daemon.post("/v2/tasks", {"prompt": "x"}, headers=headers)
+        assert (answer.status, answer.code) == (401, "UNAUTHORIZED")
+    job_id = daemon.post("/v2/tasks", {"prompt": "x"}, headers=bearer(alice)).json["job_id"]
+    assert daemon.get(f"/v2/tasks/{job_id}", headers={"x-api-key": alice}).status == 200
+    assert daemon.get(f"/v2/tasks/{job_id}", headers=bearer(bob)).code == "JOB_NOT_FOUND"
+    assert daemon.get("/v2/tasks", headers=bearer(bob)).json["tasks"] == []
+    assert [task["job_id"] for task in daemon.get("/v2/tasks", headers=bearer(alice)).json["tasks"]] == [job_id]
+    carol = keys(cluster, "create", "carol").stdout.strip()
+    keys(cluster, "revoke", "bob")
+    from daemons import until
+
+    until(lambda: daemon.get("/v2/tasks", headers=bearer(carol)).status == 200, "a new key counts")
+    until(lambda: daemon.get("/v2/tasks", headers=bearer(bob)).status == 401, "a revoked key does not")
+
+
+def test_open_doors_are_refused(cluster: Cluster) -> None:
+    """Beyond loopback without a key, or lab mode without one: one line with the way out, exit 2."""
+    assert "keys create" in refuses(cluster, "--bind", "0.0.0.0")
+    assert "keys create" in refuses(cluster, "--mode", "lab")
+    assert "--insecure-lan" in refuses(cluster, "--mode", "platform", "--insecure-lan")
+    assert "did you mean" in refuses(cluster, "--mode", "hom")
+
+
+def test_insecure_lan_is_loud(cluster: Cluster) -> None:
+    """--insecure-lan listens anywhere, and says so."""
+    daemon = cluster.orchestratord("--bind", "0.0.0.0", "--insecure-lan")
+    assert "ANYBODY" in daemon.log
+    assert daemon.post("/v2/tasks", {"prompt": "x"}).status == 202
+
+
+def test_a_key_allows_to_bind_anywhere(cluster: Cluster) -> None:
+    """With a key in the store the LAN may come in; loopback still needs none in home mode."""
+    keys(cluster, "create", "me")
+    daemon = cluster.orchestratord("--bind", "0.0.0.0")
+    assert daemon.get("/v2/tasks").status == 200
+
+
+def test_lab_mode_wants_the_worker_token(cluster: Cluster) -> None:
+    """Announcements and heartbeats need the worker token; a client key is not one. Attempts carry it back."""
+    key = keys(cluster, "create", "me").stdout.strip()
+    daemon = cluster.orchestratord("--mode", "lab")
+    token = (cluster.state / "worker-token").read_text().strip()
+    stranger, friend = FakeWorker(worker_id="w1", token=key), FakeWorker(worker_id="w2", token=token)
+    stranger.start(daemon.url)
+    friend.start(daemon.url)
+    try:
+        from daemons import until
+
+        until(lambda: stranger.announced and friend.announced, "both have announced")
+        assert stranger.announced[0] == 401 and friend.announced[0] == 200
+        body = {"prompt": "x", "max_tokens": 1, "wait": True}
+        assert daemon.post("/v2/tasks", body, headers=bearer(key)).status == 200
+        assert friend.executions[0].headers["authorization"] == f"Bearer {token}"
+    finally:
+        stranger.stop()
+        friend.stop()
+
+
+def test_the_token_goes_only_to_those_who_showed_it(bench: Bench) -> None:
+    """In home mode a loopback worker announces without the token, and is not given it either."""
+    worker = bench.worker()
+    bench.orchestratord.post("/v2/tasks", bench.body(max_tokens=1, wait=True))
+    assert "authorization" not in worker.executions[0].headers
+
+
+@pytest.mark.parametrize("url", ["http://169.254.169.254:80", "http://10.1.2.3:8001", "http://example.org:8001"])
+def test_announcements_name_their_own_address(bench: Bench, url: str) -> None:
+    """A worker URL elsewhere is refused, by announcement and by an operator, until the host is registered."""
+    body = FakeWorker(worker_id=f"{bench.model}-1", model=bench.model).announcement().to_body() | {"url": url}
+    daemon = bench.orchestratord
+    assert daemon.post("/v2/workers/ready", body).status == 400
+    assert daemon.post("/v2/workers", {"url": url}).status == 400
+    host = url.split("/")[2].split(":")[0]
+    assert daemon.post("/v2/pools", {"id": host}).status == 201
+    assert daemon.post("/v2/workers/ready", body).status == 200
+    assert daemon.delete(f"/v2/workers/{bench.model}-1").status == 200
+    assert daemon.delete(f"/v2/pools/{host}").status == 200
+
+
+def test_unknown_settings_are_refused(cluster: Cluster) -> None:
+    """A misspelt key of llorch.toml stops the start with a suggestion."""
+    config = cluster.home / "llorch.toml"
+    config.write_text("[orchestratord]\nprot = 1\n")
+    assert "did you mean 'port'" in refuses(cluster, "--config", str(config))
+
+
+def test_benches_are_separate(benches: Callable[[Daemon], Bench], shared_orchestratord: Daemon) -> None:
+    """The tests' own tool: two benches on one orchestratord have different models."""
+    assert benches(shared_orchestratord).model != benches(shared_orchestratord).model
