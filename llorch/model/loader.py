@@ -34,6 +34,8 @@ SMALL_MODEL_BYTES = 64 << 20
 giving up exactness for bf16.
 """
 
+PREFILL_CHUNK_SMALL = 256
+PREFILL_CHUNK_LARGE = 128
 PROBE_TOKENS = 24
 
 
@@ -84,6 +86,12 @@ class LoadedModel:
     def kv_bytes(self) -> int:
         """Cache memory in use: it grows with the positions used and is never given back."""
         return self.runner.kv_resident_bytes
+
+    @property
+    def step_tokens(self) -> int:
+        """Positions to compute in one step at most: a token of every slot, and a chunk that stays short."""
+        small = self.weights_bytes < SMALL_MODEL_BYTES
+        return self.slots + (PREFILL_CHUNK_SMALL if small else PREFILL_CHUNK_LARGE)
 
     @property
     def eos_ids(self) -> frozenset[int]:

@@ -47,6 +47,7 @@ def test_a_loaded_model(directory: Path) -> None:
     model = load_model(directory, slots=2, threads=1, progress=seen.append)
     assert seen[0] == 0.0 and seen[-1] == 1.0 and seen == sorted(seen) and len(seen) > 5
     assert model.context_length == 512
+    assert model.step_tokens == 2 + 256
     assert model.eos_ids == {2}
     assert model.chat_template == "{{ messages }}"
     assert model.special_tokens["bos_token"] == "<s>"
