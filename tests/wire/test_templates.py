@@ -170,12 +170,12 @@ def test_named_templates() -> None:
         ("{{ ''.__class__.__mro__ }}{{ ''.__class__.__base__.__subclasses__() }}", "refuses"),
         ("{{ messages.append(1) }}", "refuses"),
         ("{{ 1 / 0 }}", "fails"),
-        ("{% for m in messages * 3 %}{{ m.content * 90000 }}{% endfor %}", "too much"),
+        ("{{ messages[0].content * 3000 }}", "too much"),
         ("x" * (templates.TEMPLATE_SIZE_MAX + 1), "too large"),
     ],
 )
 def test_bad_templates_are_the_requests_problem(source: str, words: str) -> None:
     """A template that cannot be rendered safely gives INVALID_REQUEST and never echoes a content."""
     with pytest.raises(InvalidRequest, match=words) as caught:
-        render(ChatTemplate("model", source), [Message("user", "my secret question, long enough to be noticed")])
+        render(ChatTemplate("model", source), [Message("user", "my secret question" + "?" * 4000)])
     assert "secret" not in caught.value.message

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-from aiohttp import ClientSession, ClientTimeout, web
+from aiohttp import ClientSession, web
 
 from llorch.base.clock import SystemClock
 from llorch.batching.detokenize import Piece
@@ -18,6 +20,7 @@ from llorch.wire.execute import ExecuteRequest, Resume
 from llorch.wire.sampling import Sampling
 from llorch.wire.sse import EventReader
 from llorch.workerd import edge, execute, outlet, routes, service
+from llorch.workerd.daemon import bound_socket
 from llorch.workerd.engine import FAILURES_MAX, Engine
 from llorch.workerd.outlet import Ending, Outlet, Taken, Update
 from llorch.workerd.service import Facts, Known, Service
@@ -223,14 +226,14 @@ def test_the_backlog_is_bounded_and_loses_nothing() -> None:
     run(main)
 
 
-async def serving(rig: Rig) -> tuple[web.AppRunner, str]:
+async def serving(rig: Rig) -> tuple[web.AppRunner, int]:
     """The real routes over a rig, on a free port."""
     app = routes.build(rig.service, guard=None, drain=rig.service.drain, shut_down=rig.service.abandon)
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    return runner, f"http://127.0.0.1:{runner.addresses[0][1]}"
+    listener = bound_socket("127.0.0.1", 0)
+    await web.SockSite(runner, listener).start()
+    return runner, int(listener.getsockname()[1])
 
 
 def test_a_reader_who_stands_still_is_cut_by_the_write_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,15 +242,18 @@ def test_a_reader_who_stands_still_is_cut_by_the_write_deadline(monkeypatch: pyt
 
     async def main() -> None:
         rig = Rig(Alphabet())
-        runner, url = await serving(rig)
-        body = {"job_id": "still", "prompt": "x", "max_tokens": 900_000}
-        async with (
-            ClientSession(timeout=ClientTimeout(total=20), read_bufsize=1024) as session,
-            session.post(f"{url}/execute", json=body) as response,
-        ):
-            assert response.status == 200
-            async with session.post(f"{url}/execute", json={**body, "job_id": "b", "max_tokens": 500}) as other:
-                assert (await other.read()).count(b'"type":"end"') == 1
+        runner, port = await serving(rig)
+        body = json.dumps({"job_id": "still", "prompt": "x", "max_tokens": 900_000}).encode()
+        with socket.socket() as still:
+            still.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            still.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(still, ("127.0.0.1", port))
+            still.send(b"POST /execute HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            await until(lambda: rig.service.slots_busy == 1)
+            other = {"job_id": "other", "prompt": "x", "max_tokens": 500}
+            url = f"http://127.0.0.1:{port}/execute"
+            async with ClientSession() as session, session.post(url, json=other) as response:
+                assert (await response.read()).count(b'"type":"end"') == 1
             await until(lambda: rig.service.slots_busy == 0)
         await runner.cleanup()
         rig.engine.stop(5)
@@ -262,10 +268,12 @@ def test_pings_while_nothing_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         hang = threading.Event()
         rig = Rig(Alphabet(lambda step: void(hang.wait(10))))
-        runner, url = await serving(rig)
+        runner, port = await serving(rig)
         async with (
             ClientSession() as session,
-            session.post(f"{url}/execute", json={"job_id": "p", "prompt": "x", "max_tokens": 3}) as response,
+            session.post(
+                f"http://127.0.0.1:{port}/execute", json={"job_id": "p", "prompt": "x", "max_tokens": 3}
+            ) as response,
         ):
             data = b""
             while data.count(b": ping\n\n") < 2:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import random
-import socket
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CONTEXT, Worker, eventually, ids_of, text_of
+from conftest import CONTEXT, Worker, ids_of, text_of
 
 PROMPT = "once upon a time"
 LONG = {"prompt": PROMPT, "max_tokens": CONTEXT - 100, "temperature": 0}
@@ -278,15 +276,3 @@ def test_body_limits(worker: Worker) -> None:
     assert worker.call("/execute", method="GET")[0] == 405
     assert worker.call("/shutdown", b"{}", Origin="http://evil.example")[0] == 401
     assert worker.process.poll() is None
-
-
-def test_a_reader_who_stands_still_is_cut(worker: Worker) -> None:
-    """A client that never reads costs nobody else anything, and its slot comes back."""
-    sleeper = socket.create_connection(("127.0.0.1", worker.port))
-    sleeper.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    body = json.dumps({"job_id": "sleeper", **LONG}).encode()
-    sleeper.sendall(b"POST /execute HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-    worker.until_slots_busy(1)
-    assert worker.generate(job_id="awake", prompt="x", max_tokens=10)[-1]["type"] == "end"
-    eventually(lambda: worker.health()["slots_busy"] == 0, 30)
-    sleeper.close()
