@@ -159,7 +159,10 @@ def fill(state: State, worker: Worker) -> None:
 
 
 def settle(state: State) -> None:
-    """The end of a turn: workers with new room first, in the queue's order; then jobs that just came."""
+    """The end of a turn: workers with new room first, in the queue's order; then jobs that just came.
+
+    A job behind another of equal demands is not tried: who refuses the first refuses the second.
+    """
     while state.freed or state.unplaced or state.shaken:
         for model in state.shaken:
             for peer in state.fleet.open(model):
@@ -173,7 +176,7 @@ def settle(state: State) -> None:
         unplaced, state.unplaced = state.unplaced, []
         offered = [(entry[0], job_id) for job_id in unplaced if (entry := state.queue.entry(job_id)) and not entry[2]]
         for key, job_id in sorted(offered):
-            if not (state.draining and key.rank != FIRST):
+            if state.queue.leads(job_id) and not (state.draining and key.rank != FIRST):
                 place(state, state.jobs[job_id])
 
 

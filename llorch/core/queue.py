@@ -223,6 +223,12 @@ class Queue:
         waiting = self._waiting.get(job_id)
         return None if waiting is None else (waiting.key, waiting.shape, waiting.held)
 
+    def leads(self, job_id: JobId) -> bool:
+        """Nobody with the same demands stands before this offered job."""
+        waiting = self._waiting[job_id]
+        shapes = self._lanes[waiting.shape.lane].buckets[waiting.shape.pin_worker]
+        return shapes[waiting.shape].first() == waiting.key
+
     def left(self, lane: ModelId | None, now: float) -> None:
         """A job of this lane got its worker: learn the speed."""
         self.lane(lane).rate.note(now)

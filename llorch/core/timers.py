@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from enum import Enum
+from enum import StrEnum
 from heapq import heapify, heappop, heappush
 
 COMPACT_BELOW = 64
 
 
-class Bell(Enum):
-    """The kinds of waiting, by what is done when the time has come."""
+class Bell(StrEnum):
+    """The kinds of waiting, by what is done when the time has come. (Strings, because they are hashed all the time.)"""
 
     COUNT = "count"  # the worker did not count the prompt in time
     QUEUE = "queue"  # the job waited too long for its first attempt
