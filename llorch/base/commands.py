@@ -47,22 +47,28 @@ class Parser(argparse.ArgumentParser):
 
 @dataclass(frozen=True, slots=True)
 class CommandTable:
-    """Leaves of one or two words; `groups` explains the first word of the latter."""
+    """Leaves of one or two words; `groups` explains the first word of the latter.
+
+    `aliases` are other spellings of a first word; `declare_everywhere` adds the arguments that every leaf has.
+    """
 
     about: str
     leaves: Mapping[tuple[str, ...], Leaf]
     groups: Mapping[str, str] = field(default_factory=dict)
     not_yet: Sequence[str] = ()
     footer: str = ""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    declare_everywhere: Callable[[argparse.ArgumentParser], None] | None = None
 
     def parse(self, words: Sequence[str], prog: str) -> Parsed | None:
         """The command in `words`; None when help was asked for and printed. Raises UsageError."""
+        words = [self.aliases.get(words[0], words[0]), *words[1:]] if words else []
         name = self._leaf_name(words, prog)
         if name is None:
             return None
         leaf = self.leaves[name]
         parser = Parser(prog=" ".join((prog, *name)), description=_sentence(leaf.help), allow_abbrev=False)
-        run = _declare(parser, leaf)
+        run = self._declare(parser, leaf)
         return Parsed(run, parser.parse_args(words[len(name) :]))
 
     def _leaf_name(self, words: Sequence[str], prog: str) -> tuple[str, ...] | None:
@@ -104,19 +110,20 @@ class CommandTable:
         }
         for name, leaf in self.leaves.items():
             place = places[name[0]] if len(name) == 2 else commands
-            _declare(place.add_parser(name[-1], help=leaf.help, description=_sentence(leaf.help)), leaf)
+            self._declare(place.add_parser(name[-1], help=leaf.help, description=_sentence(leaf.help)), leaf)
         return top
 
-
-def _declare(parser: argparse.ArgumentParser, leaf: Leaf) -> Callable[..., int]:
-    """Add the arguments of `leaf`; the function that runs it."""
-    module_name, _, function = leaf.target.partition(":")
-    module = __import__(module_name, fromlist=[function])
-    declare = getattr(module, f"{function}_arguments", None)
-    if declare is not None:
-        declare(parser)
-    run: Callable[..., int] = getattr(module, function)
-    return run
+    def _declare(self, parser: argparse.ArgumentParser, leaf: Leaf) -> Callable[..., int]:
+        """Add the arguments of `leaf`; the function that runs it."""
+        module_name, _, function = leaf.target.partition(":")
+        module = __import__(module_name, fromlist=[function])
+        declare = getattr(module, f"{function}_arguments", None)
+        if declare is not None:
+            declare(parser)
+        if self.declare_everywhere is not None:
+            self.declare_everywhere(parser)
+        run: Callable[..., int] = getattr(module, function)
+        return run
 
 
 def _unknown(word: str, known: Iterable[str], what: str) -> UsageError:

@@ -9,21 +9,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-from llorch.base.config import did_you_mean
-from llorch.base.errors import UsageError
+from llorch.base.commands import CommandTable, Leaf
 from llorch.pool import terminal
-
-
-@dataclass(frozen=True, slots=True)
-class Leaf:
-    """One command: `module:function` that runs it (`FUNCTION_arguments` beside it declares its arguments), its help."""
-
-    target: str
-    help: str
-
 
 LEAVES: dict[tuple[str, ...], Leaf] = {
     ("models", "catalog"): Leaf("llorch.pool.models:catalog", "show every known model"),
@@ -44,87 +32,31 @@ LEAVES: dict[tuple[str, ...], Leaf] = {
     ("status",): Leaf("llorch.pool.status:status", "show devices, memory, disk, models and workers of this host"),
     ("backends",): Leaf("llorch.pool.status:backends", "show which backends work here, and why others do not"),
 }
-GROUPS = {"models": "the models of this host", "worker": "the workers of this host"}
-ALIASES = {"model": "models", "workers": "worker"}
-NOT_YET = ("git", "test", "dev", "doctor")
+
+
+def _declare_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+
+
+TABLE = CommandTable(
+    about="this host's models and workers",
+    leaves=LEAVES,
+    groups={"models": "the models of this host", "worker": "the workers of this host"},
+    aliases={"model": "models", "workers": "worker"},
+    not_yet=("git", "test", "dev", "doctor"),
+    footer="Every command takes --json. Another host: llorch pool COMMAND --host HOST.",
+    declare_everywhere=_declare_json,
+)
 
 
 def main(argv: list[str], *, prog: str) -> int:
     """Run one command; the exit code. Raises LlorchError for what the operator should read."""
     screen = terminal.look(os.environ, sys.stdout, sys.stderr)
     terminal.prepare_streams(screen)
-    words = [ALIASES.get(argv[0], argv[0]), *argv[1:]] if argv else []
-    name = _leaf_name(words, prog)
-    if name is None:
-        return 0
-    leaf = LEAVES[name]
-    parser = argparse.ArgumentParser(prog=" ".join((prog, *name)), description=_sentence(leaf.help), allow_abbrev=False)
-    run = _fill(parser, leaf)
-    arguments = parser.parse_args(words[len(name) :])
-    return run(arguments, screen)
-
-
-def _leaf_name(words: Sequence[str], prog: str) -> tuple[str, ...] | None:
-    """The command that `words` begin with; None when help was asked for and printed. Raises UsageError."""
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(help_text(prog))
-        return None
-    first = words[0]
-    if (first,) in LEAVES:
-        return (first,)
-    if first in NOT_YET:
-        raise UsageError(f"'{first}' is not there yet in this version")
-    if first not in GROUPS:
-        known = [*GROUPS, *(name[0] for name in LEAVES if len(name) == 1)]
-        raise UsageError(f"unknown command '{first}'{did_you_mean(first, known)}; commands: {', '.join(known)}")
-    if len(words) == 1 or words[1] in ("-h", "--help", "help"):
-        print(help_text(prog, first))
-        return None
-    if (first, words[1]) not in LEAVES:
-        known = [name[1] for name in LEAVES if name[0] == first]
-        hint = did_you_mean(words[1], known)
-        raise UsageError(f"unknown command '{first} {words[1]}'{hint}; commands of {first}: {', '.join(known)}")
-    return (first, words[1])
-
-
-def help_text(prog: str, group: str | None = None) -> str:
-    """The list of commands, of all or of one group."""
-    rows = [(" ".join(name), leaf.help) for name, leaf in LEAVES.items() if group in (None, name[0])]
-    width = max(len(words) for words, _ in rows)
-    what = GROUPS[group] if group else "this host's models and workers"
-    lines = [f"usage: {prog} {group or 'COMMAND'} [ARGUMENT ...]", "", f"{what[0].upper()}{what[1:]}.", "", "commands:"]
-    lines += [f"  {words:<{width}}  {text}" for words, text in rows]
-    lines += ["", f"{prog} COMMAND --help explains one. Every command takes --json."]
-    if group is None:
-        lines += ["Another host: llorch pool COMMAND --host HOST."]
-    return "\n".join(lines)
+    parsed = TABLE.parse(argv, prog)
+    return 0 if parsed is None else parsed.run(parsed.arguments, screen)
 
 
 def parser(prog: str = "llorch-pool") -> argparse.ArgumentParser:
     """The parser of all commands at once, for manual pages."""
-    top = argparse.ArgumentParser(prog=prog, description="This host's models and workers.", allow_abbrev=False)
-    commands = top.add_subparsers(metavar="COMMAND", required=True)
-    groups = {
-        name: commands.add_parser(name, help=text, description=_sentence(text)).add_subparsers(required=True)
-        for name, text in GROUPS.items()
-    }
-    for name, leaf in LEAVES.items():
-        place = groups[name[0]] if len(name) == 2 else commands
-        _fill(place.add_parser(name[-1], help=leaf.help, description=_sentence(leaf.help)), leaf)
-    return top
-
-
-def _fill(parser: argparse.ArgumentParser, leaf: Leaf) -> Callable[[argparse.Namespace, terminal.Terminal], int]:
-    """Add the arguments of `leaf`; the function that runs it."""
-    module_name, _, function = leaf.target.partition(":")
-    module = __import__(module_name, fromlist=[function])
-    declare = getattr(module, f"{function}_arguments", None)
-    if declare is not None:
-        declare(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
-    run: Callable[[argparse.Namespace, terminal.Terminal], int] = getattr(module, function)
-    return run
-
-
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}."
+    return TABLE.parser(prog)

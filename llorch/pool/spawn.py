@@ -18,7 +18,7 @@ from llorch.base import ids
 from llorch.base.clock import iso
 from llorch.base.errors import HostError, InsufficientMemory, NotFound, UsageError
 from llorch.base.home import Home, find_home
-from llorch.host import devices, disk, ports, process, runtime
+from llorch.host import devices, disk, interrupts, ports, process, runtime
 from llorch.pool import catalog_file, handover, progress, records
 from llorch.pool.handover import LOOPBACK, Handover
 from llorch.pool.output import print_json
@@ -73,7 +73,7 @@ def spawn(arguments: argparse.Namespace, terminal: Terminal) -> int:
     record = _start(home, entry, backend, given, arguments)
     if arguments.no_wait:
         return _report(record, "loading", arguments)
-    with _undone_on_failure(home, record):
+    with interrupts.as_keyboard_interrupt(), _undone_on_failure(home, record):
         _wait_ready(home, record, arguments, terminal)
     return _report(record, "ready", arguments)
 
@@ -214,8 +214,9 @@ def _undone_on_failure(home: Home, record: WorkerRecord) -> Iterator[None]:
         done = True
     finally:
         if not done:
-            process.terminate(record.pid, record.start_time, grace_s=_STOP_GRACE_S)
-            records.remove(home, record.worker_id)
+            with interrupts.held_off():
+                process.terminate(record.pid, record.start_time, grace_s=_STOP_GRACE_S)
+                records.remove(home, record.worker_id)
 
 
 def _wait_ready(home: Home, record: WorkerRecord, arguments: argparse.Namespace, terminal: Terminal) -> None:

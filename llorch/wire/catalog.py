@@ -96,7 +96,15 @@ def _builtin(model_id: str, name: str, repo: str, architecture: str, *aliases: s
 
 
 BUILT_IN: tuple[ModelEntry, ...] = (
-    ModelEntry(ModelId("demo"), "Demo stories (embedded)", "", "llama", path=EMBEDDED + "demo", downloaded=True),
+    ModelEntry(
+        ModelId("demo"),
+        "Demo stories (embedded)",
+        "",
+        "llama",
+        path=EMBEDDED + "demo",
+        downloaded=True,
+        size_bytes=6_000_000,  # about: a listing should not unpack the program's assets to weigh them
+    ),
     _builtin("qwen-0.5b", "Qwen2.5 0.5B Instruct", "Qwen/Qwen2.5-0.5B-Instruct", "qwen"),
     _builtin("tinyllama", "TinyLlama 1.1B Chat", "TinyLlama/TinyLlama-1.1B-Chat-v1.0", "llama"),
     _builtin("phi3", "Phi-3 Mini 4K Instruct", "microsoft/Phi-3-mini-4k-instruct", "phi"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -98,12 +99,14 @@ def test_what_a_remote_caller_hands_over_reaches_the_worker(ready: Pool) -> None
 
 
 @pytest.mark.e2e
-def test_ctrl_c_while_loading_stops_the_worker_again(ready: Pool) -> None:
-    """Interrupted before it is ready: exit 130, no process, no record."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupt_while_loading_stops_the_worker_again(ready: Pool, number: signal.Signals) -> None:
+    """Ctrl-C, SIGTERM or a lost session before it is ready: exit 130, no process, no record."""
     spawning = ready.popen("worker", "spawn", "cpu", "--model", "tiny")
     home = find_home(ready.env)
     (record,) = until(lambda: records.load_all(home), "the record")
-    spawning.send_signal(signal.SIGINT)
+    until(lambda: b"loads tiny" in os.read(spawning.stderr.fileno(), 4096), "it waits")  # type: ignore[union-attr]
+    spawning.send_signal(number)
     _, err = spawning.communicate(timeout=30)
     if spawning.returncode == 0:
         pytest.skip("the worker was ready before the signal came")
