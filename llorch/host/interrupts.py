@@ -1,4 +1,4 @@
-"""Ending like Ctrl-C: SIGTERM and SIGHUP raise KeyboardInterrupt, so that one clean-up path serves all of them."""
+"""One way out for every signal that asks a command to end: Ctrl-C, SIGTERM and SIGHUP become KeyboardInterrupt."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def as_keyboard_interrupt() -> Iterator[None]:
-    """Within the block SIGTERM and SIGHUP of this process raise KeyboardInterrupt; only for the main thread."""
+    """SIGTERM and SIGHUP (the terminal or the SSH session went away) act like Ctrl-C inside the block.
+
+    Only the main thread may use it. What undoes a half-done piece of work then needs to know one exception only.
+    """
     before = {number: signal.signal(number, _interrupt) for number in _ENDINGS}
     try:
         yield
@@ -27,7 +30,7 @@ def as_keyboard_interrupt() -> Iterator[None]:
 
 @contextmanager
 def held_off() -> Iterator[None]:
-    """Within the block neither Ctrl-C nor SIGTERM nor SIGHUP interrupts: for a clean-up that ends by itself."""
+    """None of the three interrupts the block: for a clean-up that ends by itself. Only the main thread may use it."""
     before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, *_ENDINGS)}
     try:
         yield

@@ -56,7 +56,8 @@ def is_frozen() -> bool:
 
 def is_one_folder() -> bool:
     """Do we run from a one-folder copy, that is, without a temporary folder?"""
-    return is_frozen() and Path(_bundle()).parent == Path(sys.executable).parent
+    # Not "beside the executable": a onefile that lies in /tmp unpacks beside itself, too.
+    return is_frozen() and Path(_bundle()) == Path(sys.executable).parent / "_internal"
 
 
 def _bundle() -> str:
