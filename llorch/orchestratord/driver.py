@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from llorch.base import errors, log
 from llorch.base.errors import LlorchError, StorageUnavailable
-from llorch.base.ids import JobId
+from llorch.base.ids import JobId, WorkerId
 from llorch.core.brain import Brain
 from llorch.core.effects import (
     Accept,
@@ -32,11 +32,12 @@ from llorch.core.effects import (
     PoolRecord,
     Record,
     Refuse,
+    RefuseWorker,
     WorkerForgotten,
 )
-from llorch.core.events import CancelRequested, Event, JobSubmitted, TimePassed
+from llorch.core.events import CancelRequested, Event, JobSubmitted, TimePassed, WorkerAnnounced
 from llorch.core.job import Ending, JobRecord, JobSpec, JobState, Result
-from llorch.core.worker import WorkerRecord
+from llorch.core.worker import WorkerRecord, WorkerSpec
 from llorch.orchestratord.clock import BrainClock
 from llorch.orchestratord.dispatch import Dispatcher
 from llorch.orchestratord.metrics import Metrics
@@ -90,6 +91,7 @@ class Driver:
         self._submissions: dict[JobId, _Submission] = {}
         self._owed: dict[object, Record] = {}
         self._turned_away: set[JobId] = set()
+        self._refused_workers: dict[tuple[WorkerId, str], LlorchError] = {}
         self._stopped = False
 
     def post(self, event: Event) -> None:
@@ -113,6 +115,17 @@ class Driver:
         self.post(JobSubmitted(spec))
         # The submission outlives its caller: a client that hangs up is an event of its own.
         return await asyncio.shield(answer)
+
+    async def admitted(self, job_id: JobId) -> None:
+        """Wait until a job that is at the door has been let in or turned away."""
+        if (submission := self._submissions.get(job_id)) is not None:
+            await asyncio.wait([submission.answer])
+
+    async def announce(self, spec: WorkerSpec) -> None:
+        """Put a worker on the list. Raises WorkerAlreadyRegistered."""
+        await self.tell(WorkerAnnounced(spec))
+        if (refusal := self._refused_workers.pop((spec.worker_id, spec.url), None)) is not None:
+            raise refusal
 
     def stop(self) -> None:
         """Take no further events: what happens from now on is the process going away, not the world's doing."""
@@ -198,6 +211,9 @@ class Driver:
                 self._answer(effect.job_id, effect)
             case Refuse():
                 self._refuse(effect)
+            case RefuseWorker():
+                refusal = errors.by_code(effect.code, effect.message)
+                self._refused_workers[effect.worker_id, effect.url] = refusal
             case CountTokens():
                 if (submission := self._submissions.get(effect.job_id)) is not None:
                     self._dispatcher.count_tokens(effect, submission.spec)

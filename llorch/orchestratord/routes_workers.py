@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from aiohttp import web
 
 from llorch import PROTOCOL
-from llorch.base.errors import InvalidRequest, PoolNotFound, WorkerAlreadyRegistered, WorkerNotFound
+from llorch.base.errors import InvalidRequest, PoolNotFound, WorkerNotFound
 from llorch.base.ids import WORKER_ID, PoolId, WorkerId
 from llorch.core.events import (
     HeartbeatReceived,
     PoolForgotten,
     PoolRegistered,
-    WorkerAnnounced,
     WorkerDrainRequested,
     WorkerForgetRequested,
 )
-from llorch.core.worker import WorkerRecord, WorkerSpec, WorkerState
+from llorch.core.worker import WorkerRecord, WorkerState
 from llorch.orchestratord import views
 from llorch.orchestratord.addresses import may_add, may_announce
 from llorch.orchestratord.adopt import load_of, spec_of
@@ -36,29 +36,22 @@ async def ready(request: web.Request) -> web.Response:
     spec = spec_of(parse_announcement(await read_object(request)))
     if not may_announce(spec.url, request.remote or "", _pool_ids(service)):
         raise InvalidRequest("url must name the address that the announcement comes from, or a registered pool")
-    _refuse_second_worker(service, spec)
+    await asyncio.shield(service.driver.announce(spec))
     if vouched:
         service.vouched.add(spec.worker_id)
     else:
         service.vouched.discard(spec.worker_id)
-    await service.driver.tell(WorkerAnnounced(spec))
     body = {"worker_id": spec.worker_id, "lease_s": LEASE_S, "heartbeat_s": HEARTBEAT_S}
     return json_response({**body, "protocol": PROTOCOL, "accepted": spec.protocol_ok})
-
-
-def _refuse_second_worker(service: Service, spec: WorkerSpec) -> None:
-    known = service.brain.worker(spec.worker_id)
-    if known is None or known.spec.url == spec.url or known.state is WorkerState.LOST:
-        return
-    if known.lease_until > service.clock.now():
-        raise WorkerAlreadyRegistered()
 
 
 async def heartbeat(request: web.Request) -> web.Response:
     """`POST /v2/workers/{id}/heartbeat`; 404 tells the worker to announce itself again."""
     service = request.app[SERVICE]
-    service.access.vouches_for_worker(request)
+    vouched = service.access.vouches_for_worker(request)
     worker_id = _worker(request, service).spec.worker_id
+    if vouched:  # after a restart a heartbeat alone brings a known worker back
+        service.vouched.add(worker_id)
     load = load_of(parse_heartbeat(await read_optional_object(request)))
     service.driver.post(HeartbeatReceived(worker_id, load))
     return json_response({"worker_id": worker_id, "lease_s": LEASE_S})
@@ -90,9 +83,8 @@ async def add(request: web.Request) -> web.Response:
     if not may_add(url, _pool_ids(service)):
         raise InvalidRequest("url must name loopback or a registered pool; register the host with POST /v2/pools first")
     spec = await service.adopter.look(url)
-    _refuse_second_worker(service, spec)
+    await asyncio.shield(service.driver.announce(spec))
     service.vouched.add(spec.worker_id)
-    await service.driver.tell(WorkerAnnounced(spec))
     service.adopter.keep(spec)
     record = service.brain.worker(spec.worker_id)
     return json_response({} if record is None else views.worker(record, service.clock.now()), 201)

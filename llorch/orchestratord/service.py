@@ -62,6 +62,7 @@ class Service:
         """A job by id: live from the brain, ended from the store. Raises JobNotFound, also for another tenant's."""
         if not JOB_ID.fullmatch(job_id):
             raise JobNotFound()
+        await self.driver.admitted(JobId(job_id))
         record = self.brain.job(JobId(job_id))
         stream = self.streams.get(job_id)
         if record is None and stream is not None:
