@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import re
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
@@ -73,9 +74,11 @@ def store(path: Path) -> Iterator[Store]:
 @pytest.mark.parametrize("record", [job(1), finished(2, 9.0), WORKER, DECISION], ids=lambda r: type(r).__name__)
 def test_records_survive_the_codec(record: Any) -> None:
     """What was encoded decodes to an equal value; unknown keys and missing ones with defaults do no harm."""
-    assert decode(type(record), encode(record)) == record
-    text = encode(record)
-    assert decode(type(record), '{"added_later":1,' + text[1:]) == record
+    given = {"payload": record.spec.payload} if isinstance(record, JobRecord) else {}
+    text = encode(record, leave_out=("payload",))
+    assert "secret" not in text
+    assert decode(type(record), text, **given) == record
+    assert decode(type(record), '{"added_later":1,' + text[1:], **given) == record
 
 
 def test_statements_have_names() -> None:
@@ -83,7 +86,7 @@ def test_statements_have_names() -> None:
     connection = sqlite3.connect(":memory:")
     database.migrate(connection, database.SCRIPTS)
     for name, text in statements().items():
-        binds = dict.fromkeys(__import__("re").findall(r":([a-z_0-9]+)", text))
+        binds = dict.fromkeys(re.findall(r":([a-z_0-9]+)", text))
         connection.execute(f"EXPLAIN {text}", binds)
         assert name.isidentifier()
 
