@@ -30,10 +30,42 @@ def as_keyboard_interrupt() -> Iterator[None]:
 
 @contextmanager
 def held_off() -> Iterator[None]:
-    """None of the three interrupts the block: for a clean-up that ends by itself. Only the main thread may use it."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, *_ENDINGS)}
+    """All three wait until the block is left, then act: for a clean-up, or a step that must not be half done.
+
+    Children started inside are not affected, as they would be by ignored or blocked signals. Main thread only.
+    """
+    pending: list[int] = []
+    before = {
+        number: signal.signal(number, lambda arrived, frame: pending.append(arrived))
+        for number in (signal.SIGINT, *_ENDINGS)
+    }
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if pending:
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def held_off() -> Iterator[None]:
+    """An interrupt inside the block is raised at its end: for steps that must not come apart, such as starting a
+    process and noting that it must be ended. Programs started inside are interrupted as usual.
+
+    Only the main thread may use it.
+    """
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+
+    # Handlers, not a mask or SIG_IGN: those would be inherited by a program started inside.
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, *_ENDINGS)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if came:
+        raise KeyboardInterrupt

@@ -115,9 +115,10 @@ class Cluster:
     def _start(self, name: str, applet: str, flags: list[str]) -> Daemon:
         log_path = self.folder / f"{name}.log"
         argv = [*runtime.daemon_command(applet), *flags]
-        spawned = process.spawn_detached(argv, log_path=log_path, env=self._environment())
-        daemon = Daemon(name, spawned, log_path)
-        self._daemons.append(daemon)
+        with interrupts.held_off():  # between its start and its entry in the list nobody would end it
+            spawned = process.spawn_detached(argv, log_path=log_path, env=self._environment())
+            daemon = Daemon(name, spawned, log_path)
+            self._daemons.append(daemon)
         return daemon
 
     def _environment(self) -> dict[str, str]:

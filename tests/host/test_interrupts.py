@@ -1,0 +1,33 @@
+"""Signals that ask a command to end: one exception, and never in the middle of a step that must be whole."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from llorch.host import interrupts
+
+ALL = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+@pytest.mark.parametrize("number", ALL)
+def test_every_ending_is_a_keyboard_interrupt(number: signal.Signals) -> None:
+    """SIGTERM and SIGHUP act like Ctrl-C inside the block; afterwards the handlers are what they were."""
+    before = [signal.getsignal(n) for n in ALL]
+    with pytest.raises(KeyboardInterrupt), interrupts.as_keyboard_interrupt():
+        os.kill(os.getpid(), number)
+        signal.sigtimedwait([], 5)
+    assert [signal.getsignal(n) for n in ALL] == before
+
+
+@pytest.mark.parametrize("number", ALL)
+def test_deferred_steps_are_whole(number: signal.Signals) -> None:
+    """A signal inside the block acts when the block is left, after its last line."""
+    before = [signal.getsignal(n) for n in ALL]
+    done = []
+    with pytest.raises(KeyboardInterrupt), interrupts.held_off():
+        os.kill(os.getpid(), number)
+        done.append("all of it")
+    assert done and [signal.getsignal(n) for n in ALL] == before
