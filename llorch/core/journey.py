@@ -61,8 +61,8 @@ def wait(state: State, job: LiveJob, delay_s: float = 0.0) -> None:
         state.timers.set(Bell.REUNION, job.id, state.patience(state.now + state.settings.continue_wait_s))
     elif job.timeouts.queue_s is not None:
         state.timers.set(Bell.QUEUE, job.id, state.patience(record.queued_since + job.timeouts.queue_s))
-    if (shape.pin_worker or shape.pin_pool) and not state.timers.armed(Bell.PINS, ""):
-        state.timers.set(Bell.PINS, "", state.now + state.settings.lease_s)
+    if not held:
+        watch_pins(state, shape)
     watch(state, job)
 
 
@@ -70,6 +70,12 @@ def reshape(state: State, lane: ModelId | None) -> None:
     """A context length never seen before was announced: what its jobs demand has to be rounded anew."""
     for job_id in state.queue.of_lane(lane):
         state.queue.reshape(job_id, shape_of(state, state.jobs[job_id]))
+
+
+def watch_pins(state: State, shape: Shape) -> None:
+    """A pinned job is offered: see from time to time whether its pin can still be met."""
+    if (shape.pin_worker or shape.pin_pool) and not state.timers.armed(Bell.PINS, ""):
+        state.timers.set(Bell.PINS, "", state.now + state.settings.lease_s)
 
 
 def watch(state: State, job: LiveJob) -> None:
@@ -204,6 +210,8 @@ def interrupt(state: State, job: LiveJob, failure: Failure) -> None:
     else:
         job.failures += 1
         delay_s = state.policy.retry(job.view, failure, job.failures)
+    if delay_s is not None and failure.code == errors.DuplicateJob.code:
+        delay_s = max(delay_s, state.settings.busy_default_s)  # the worker still has an earlier attempt to let go
     if delay_s is None:
         give_up(state, job, *_verdict(job, failure))
         return
@@ -321,3 +329,6 @@ def backoff_over(state: State, job: LiveJob) -> None:
     """The job may be placed again."""
     state.queue.offer(job.id)
     state.unplaced.append(job.id)
+    entry = state.queue.entry(job.id)
+    assert entry is not None
+    watch_pins(state, entry[1])

@@ -119,11 +119,12 @@ def attempt_failed(state: State, job: LiveJob, event: AttemptFailed) -> None:
     failure = event.failure
     job.tokens_relayed = max(job.tokens_relayed, event.tokens_relayed)
     job.continuing = job.continuing or event.frames_relayed > 0
-    if worker is not None:
-        _draw_conclusions(state, worker, failure)
     if job.record.state is JobState.CANCELLING:
+        # We cut the attempt off ourselves: that it broke says nothing about the worker.
         journey.cancelled(state, job, None)
         return
+    if worker is not None:
+        _draw_conclusions(state, worker, failure)
     if _too_small(state, job, worker, failure):
         journey.interrupt(state, job, Failure(FailureKind.BUSY, failure.code, failure.message))
         return

@@ -147,10 +147,11 @@ class Checkers:
             raise Violation(f"{key} sent frame {index} after the end")
 
     def all_over(self, world: World) -> bool:
-        """Every stored job ended, but for batch jobs that no worker of this world could ever serve."""
+        """Every stored job ended, but for batch jobs, not pinned to a worker, that none here could ever serve."""
         left = self.stored - set(self.ended)
         return all(
             self.specs[job_id].priority is Priority.BATCH
+            and self.specs[job_id].wishes.pin_worker is None
             and not any(self._eligible(world, job_id, worker) for worker in world.workers)
             for job_id in left
         )
