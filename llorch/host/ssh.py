@@ -30,8 +30,9 @@ JUMPS_MAX = 8
 READ_SIZE_MAX = 64 << 10
 # Login scripts may talk before our command says its process id, but not for ever.
 MARK_WITHIN_BYTES = 16 << 10
-# A command that is told to stop gets INT, then TERM, then KILL, each with this much time.
-STOP_STEPS = (("INT", 3.0), ("TERM", 2.0), ("KILL", 1.0))
+# A command that is told to stop gets INT, then TERM, then KILL, each with this much time: a spawn that is interrupted
+# stops its worker first, which may take 5 s.
+STOP_STEPS = (("INT", 8.0), ("TERM", 3.0), ("KILL", 1.0))
 
 Sink = Callable[[bytes], None]
 

@@ -259,8 +259,9 @@ def test_failures_say_what_to_do(sshd: Sshd, tmp_path: Path) -> None:
         key.write_bytes(kept)
 
 
-def test_cancelling_stops_the_remote_command(sshd: Sshd, tmp_path: Path) -> None:
+def test_cancelling_stops_the_remote_command(sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After Ctrl-C nothing of the command is left over there, not even one that shrugs INT off."""
+    monkeypatch.setattr(ssh, "STOP_STEPS", (("INT", 1.0), ("TERM", 5.0), ("KILL", 5.0)))
     for number, trap in enumerate(["", "trap '' INT; "]):
         pid_file = tmp_path / f"pid{number}"
         script = f"{trap}echo $$ > {pid_file}; echo started; while :; do sleep 0.2; done"

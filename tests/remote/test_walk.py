@@ -8,11 +8,14 @@ import re
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
+from llorch.client.events import End, ErrorEvent, Token
+from llorch.client.request import InferenceRequest
+from llorch.client.sync import Client
 from llorch.host import runtime
 from tests.remote.cli import install_pool, llorch
 from tests.remote.sshd import ROOT, Sshd, program
@@ -123,6 +126,35 @@ def _jobs(env: dict[str, str]) -> None:
     assert missing.code == 4 and missing.out == ""
     refused = llorch("jobs", "submit", "--model", "no-such-model", "--prompt", "x", env=env)
     assert refused.code == 4 and refused.err.count("\n") == 1
+
+
+def test_a_stream_survives_a_killed_orchestratord(tmp_path: Path) -> None:
+    """kill -9 of orchestratord in mid-stream, started again on its port: the SDK's stream goes on, word for word."""
+    env = environment(tmp_path)
+    record = tmp_path / "state" / "orchestratord.json"
+    request = InferenceRequest(prompt="Once upon a time", model="demo", max_tokens=200, temperature=0.0)
+    with (
+        daemon("orchestratord", "--port", "0", env=env) as first,
+        daemon("worker", "--model", "demo", "--port", "0", env=env),
+    ):
+        _wait_for(record.exists)
+        client = Client(json.loads(record.read_text())["url"], key="")
+        _wait_for(lambda: any(worker["state"] == "ready" for worker in client.workers()["workers"]))
+        undisturbed = [event for event in client.stream(request) if isinstance(event, Token)]
+        disturbed: list[Token] = []
+        with client.stream(request) as events, ExitStack() as second:
+            for event in events:
+                if isinstance(event, Token):
+                    disturbed.append(event)
+                    if event.i == 3:
+                        first.kill()
+                        first.wait()
+                        port = str(client.endpoint.port)
+                        second.enter_context(daemon("orchestratord", "--port", port, env=env))
+                assert not isinstance(event, ErrorEvent), event
+            assert isinstance(event, End)
+    assert [token.i for token in disturbed] == list(range(len(disturbed)))
+    assert "".join(token.t for token in disturbed) == "".join(token.t for token in undisturbed)
 
 
 def _wait_for(condition: object) -> None:
