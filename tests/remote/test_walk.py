@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import pytest
 from llorch.client.events import End, ErrorEvent, Token
 from llorch.client.request import InferenceRequest
 from llorch.client.sync import Client
-from llorch.host import runtime
+from llorch.host import runtime, strays
 from tests.remote.cli import install_pool, llorch
 from tests.remote.sshd import ROOT, Sshd, program
 
@@ -84,6 +85,22 @@ def test_spawn_over_ssh_then_infer_then_stop(sshd: Sshd, tmp_path: Path) -> None
     assert "Total workers: 0" in llorch("pool", "worker", "list", "--host", "a", env=env).out
     gone = llorch("infer", "--worker", address, "--prompt", "x", env=env)
     assert gone.code == 5 and address in gone.err
+
+
+def test_an_interrupted_spawn_leaves_no_worker(sshd: Sshd, tmp_path: Path) -> None:
+    """Ctrl-C while a worker starts on another host: 130 here, and over there neither process nor record remains."""
+    home = tmp_path / "pool"
+    wrapper = install_pool(sshd, {"LLORCH_HOME": str(home), "LLORCH_STATE": str(tmp_path / "pool-state")})
+    config = tmp_path / "llorch.toml"
+    config.write_text(f'[pools.a]\nhost = "pool-a"\npath = "{wrapper}"\n')
+    env = {**sshd.env, "LLORCH_CONFIG": str(config), "LLORCH_STATE": str(tmp_path / "state")}
+    words = [*program(), "pool", "worker", "spawn", "cpu", "--model", "demo", "--host", "a"]
+    spawning = subprocess.Popen(words, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _wait_for(lambda: bool(list((home / "workers").glob("worker-*.json"))))
+    spawning.send_signal(signal.SIGINT)
+    assert spawning.wait(30) == 130
+    assert strays.find_by_environment("LLORCH_HOME", str(home)) == []
+    assert list((home / "workers").glob("worker-*.json")) == []
 
 
 def test_jobs_through_orchestratord(tmp_path: Path) -> None:
