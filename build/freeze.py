@@ -96,11 +96,13 @@ UNNEEDED_LIBRARIES = (
 UNNEEDED_EXTENSIONS = ("_codecs_", "_multibytecodec", "_test", "_xx", "xx", "_crypt", "_curses")
 
 
-# Large libraries and extension modules that only some commands need, besides those of every package but psutil.
-# (ctypes: not large, but PyInstaller's bootstrap would import it at every start if it found it.)
+# Libraries and extension modules that only some commands need, besides those of every package but psutil: the large
+# ones, and those nobody tries to import in passing (`_bz2`, say, has shutil do that).
+# ctypes: PyInstaller's bootstrap would import it at every start if it found it.
 DEFERRED = (
     *("libcrypto", "libssl", "libsqlite3", "libexpat", "_ssl.", "_hashlib.", "_sqlite3.", "_ctypes.", "_decimal."),
-    *("_elementtree.", "pyexpat."),
+    *("_elementtree.", "pyexpat.", "unicodedata.", "_asyncio.", "_csv.", "_multiprocessing.", "_posixshmem."),
+    *("_lsprof.", "_zoneinfo.", "_statistics.", "cmath.", "mmap.", "syslog."),
 )
 LATER = "later/"  # name of deferred entries in the frozen file, see llorch/host/executable.py
 

@@ -19,7 +19,7 @@ _WORKER = "llorch.workerd.main:main"
 class Applet:
     """One row: how it is called, what it starts, what help says about it."""
 
-    __slots__ = ("extra", "help", "is_daemon", "linked", "names", "target", "word")
+    __slots__ = ("extra", "help", "linked", "names", "target", "word")
 
     def __init__(
         self,
@@ -30,12 +30,10 @@ class Applet:
         names: tuple[str, ...] = (),
         linked: str = "",
         extra: tuple[str, ...] = (),
-        is_daemon: bool = False,
     ) -> None:
         """`word` is the first word after `llorch`, `names` are argv[0] names (they work as first words, too).
 
-        `linked` is the name `self install` links; `extra` is put before the user's arguments;
-        a daemon moves to the one-folder program before it starts.
+        `linked` is the name `self install` links; `extra` is put before the user's arguments.
         """
         self.target = target
         self.help = help_line
@@ -43,7 +41,6 @@ class Applet:
         self.names = names
         self.linked = linked
         self.extra = extra
-        self.is_daemon = is_daemon
 
     def answers_to(self, name: str) -> bool:
         """Is this the row for `name`, as a first word or as the program's name?"""
@@ -53,7 +50,7 @@ class Applet:
 def _worker_with(backend: str) -> Applet:
     """The worker daemon under a name that implies its backend."""
     name, extra = f"llorch-{backend}-candled", ("--backend", backend)
-    return Applet(_WORKER, f"worker daemon, backend {backend}", names=(name,), extra=extra, is_daemon=True)
+    return Applet(_WORKER, f"worker daemon, backend {backend}", names=(name,), extra=extra)
 
 
 ROLES = (
@@ -70,7 +67,6 @@ ROLES = (
         "the orchestrator daemon: queue, placement, streaming",
         names=("orchestratord", "rbees-orcd"),
         linked="orchestratord",
-        is_daemon=True,
     ),
     Applet(
         _WORKER,
@@ -78,7 +74,6 @@ ROLES = (
         word="worker",
         names=("llorch-candled", "rbees-workerd"),
         linked="llorch-candled",
-        is_daemon=True,
     ),
     _worker_with("cpu"),
     _worker_with("cuda"),
@@ -193,10 +188,6 @@ def _run(role: Applet, args: list[str], prog: str) -> int:
     from llorch.base.errors import LlorchError
 
     try:
-        if role.is_daemon and not {"--help", "-h"} & set(args):
-            from llorch.host.runtime import become_one_folder
-
-            become_one_folder(sys.argv)
         code = _load(role.target)([*role.extra, *args], prog=prog)
         sys.stdout.flush()
     except SystemExit as stop:  # argparse: 0 after --help, 2 after a usage error

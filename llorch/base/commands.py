@@ -6,6 +6,7 @@ Only the parser of the command typed is built, and only its module is imported: 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -34,8 +35,27 @@ class Parsed:
     arguments: argparse.Namespace
 
 
+class _Help(argparse.HelpFormatter):
+    """argparse's own, but it does not ask shutil for the width: that import is 3 ms of every start."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_columns() - 2)
+
+
+def _columns() -> int:
+    if (named := os.environ.get("COLUMNS", "")).isdecimal() and int(named) > 20:
+        return int(named)
+    try:
+        return max(40, os.get_terminal_size(1).columns)
+    except OSError:
+        return 80
+
+
 class Parser(argparse.ArgumentParser):
     """argparse that reports a usage error as UsageError, with the option that was probably meant."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"formatter_class": _Help, **kwargs})
 
     def error(self, message: str) -> NoReturn:
         """One line, with a suggestion when an option was mistyped."""

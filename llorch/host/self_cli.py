@@ -24,6 +24,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
     words.add_parser("links", help="the names that install links")
     runtimes = words.add_parser("runtimes", help="the embedded runtimes and where they are unpacked")
     runtimes.add_argument("action", nargs="?", choices=["list", "unpack"], default="list")
+    runtimes.add_argument("names", nargs="*", metavar="NAME", help="unpack these only (torch, net, engine, program)")
     words.add_parser("check", help="can this program unpack and load what it carries?")
     return top
 
@@ -38,7 +39,7 @@ def main(argv: list[str], *, prog: str, links: Sequence[str]) -> int:
     if args.word == "links":
         return _say(*links)
     if args.word == "runtimes":
-        return _unpack_all() if args.action == "unpack" else _list_runtimes()
+        return _unpack(args.names) if args.action == "unpack" else _list_runtimes()
     return _check()
 
 
@@ -79,10 +80,13 @@ def _list_runtimes() -> int:
     return 0
 
 
-def _unpack_all() -> int:
-    for name in runtime.build().payloads:
-        _say(f"{name:<8} {runtime.unpack(name)}")
-    return _say(f"{'program':<8} {' '.join(runtime.daemon_command('llorch')[:-1])}")
+def _unpack(names: Sequence[str]) -> int:
+    if not runtime.is_frozen():
+        return _list_runtimes()
+    for name in names or [*runtime.build().payloads, "program"]:
+        folder = runtime.one_folder_program().parent if name == "program" else runtime.unpack(name)
+        _say(f"{name:<8} {folder}")
+    return 0
 
 
 def _check() -> int:
