@@ -10,7 +10,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -32,6 +32,8 @@ READY_TIMEOUT_S = 600.0
 _POLL_S = 0.05
 _STOP_GRACE_S = 5.0
 _TAIL_LINES = 12
+_PORTS_LOST_MAX = 4
+_TOO_LATE = "it was not ready within"
 _LOGS_KEPT = 20
 _LOG_ROOM_BYTES = 16 << 20
 _RUNTIME_BYTES = 300 << 20  # what a worker needs beside its weights
@@ -70,12 +72,32 @@ def spawn(arguments: argparse.Namespace, terminal: Terminal) -> int:
     if reason is not None:
         raise HostError(f"backend {backend} is not available here: {reason}")
     _check_room(home, entry, backend, arguments)
-    record = _start(home, entry, backend, given, arguments)
-    if arguments.no_wait:
-        return _report(record, "loading", arguments)
-    with interrupts.as_keyboard_interrupt(), _undone_on_failure(home, record):
-        _wait_ready(home, record, arguments, terminal)
-    return _report(record, "ready", arguments)
+    with interrupts.as_keyboard_interrupt():
+        record = _start_and_wait(home, entry, backend, given, arguments, terminal)
+    return _report(record, "loading" if arguments.no_wait else "ready", arguments)
+
+
+class _PortLost(HostError):
+    """Somebody else took the port between our look and the worker's start."""
+
+
+def _start_and_wait(
+    home: Home, entry: ModelEntry, backend: str, given: Handover, arguments: argparse.Namespace, terminal: Terminal
+) -> WorkerRecord:
+    """A started, and unless --no-wait a ready, worker; on another port when a stranger was quicker than it."""
+    lost: set[int] = set()
+    while True:
+        try:
+            with contextlib.ExitStack() as undo:
+                record = _start(home, entry, backend, given, arguments, lost, undo)
+                if not arguments.no_wait:
+                    _wait_ready(home, record, given, arguments, terminal)
+            return record
+        except _PortLost:
+            # Only processes of another home can do this: the lock keeps our own apart.
+            lost.add(record.port)
+            if len(lost) == _PORTS_LOST_MAX:
+                raise
 
 
 def _backend(arguments: argparse.Namespace) -> str:
@@ -114,8 +136,19 @@ def _check_room(home: Home, entry: ModelEntry, backend: str, arguments: argparse
         )
 
 
-def _start(home: Home, entry: ModelEntry, backend: str, given: Handover, arguments: argparse.Namespace) -> WorkerRecord:
-    """Choose id and port, start the process and record it, all under one lock: two spawns at once never clash."""
+def _start(
+    home: Home,
+    entry: ModelEntry,
+    backend: str,
+    given: Handover,
+    arguments: argparse.Namespace,
+    lost: Collection[int],
+    undo: contextlib.ExitStack,
+) -> WorkerRecord:
+    """Choose id and port, start the process and record it, all under one lock: two spawns at once never clash.
+
+    From its first moment on the process is ended again when `undo` is left by an error or an interrupt.
+    """
     disk.make_dir(home.workers_dir, mode=0o700)
     command = runtime.daemon_command("worker")
     with disk.locked(home.workers_lock_path):
@@ -123,14 +156,18 @@ def _start(home: Home, entry: ModelEntry, backend: str, given: Handover, argumen
         known = records.load_all(home)
         if any(record.worker_id == worker_id and record.is_alive() for record in known):
             raise HostError(f"worker '{worker_id}' is running already")
-        taken = {record.port for record in known if record.is_alive()}
+        taken = {record.port for record in known if record.is_alive()}.union(lost)
         port = ports.choose(given.bind, arguments.port, FIRST_PORT, taken)
         records.remove(home, worker_id)
         _forget_old_logs(home, {record.worker_id for record in known})
         home_id = records.home_id(home)
         log_path = records.log_path(home, worker_id)
         argv = [*command, *_worker_flags(home, worker_id, entry, backend, port, given, arguments)]
-        spawned = process.spawn_detached(argv, log_path=log_path, env=_environment(home, worker_id, home_id))
+        environment = _environment(home, worker_id, home_id)
+        undo.enter_context(_tidied_on_failure(home, worker_id))
+        with interrupts.held_off():  # started and not noted, it would be left behind
+            spawned = process.spawn_detached(argv, log_path=log_path, env=environment)
+            undo.enter_context(_ended_on_failure(spawned))
         record = WorkerRecord(
             worker_id=worker_id,
             pid=spawned.pid,
@@ -144,8 +181,7 @@ def _start(home: Home, entry: ModelEntry, backend: str, given: Handover, argumen
             home_id=home_id,
             spawned_at=iso(time.time()),
         )
-        with _undone_on_failure(home, record):
-            records.save(home, record)
+        records.save(home, record)
         return record
 
 
@@ -206,8 +242,20 @@ def _forget_old_logs(home: Home, keep: set[str]) -> None:
 
 
 @contextlib.contextmanager
-def _undone_on_failure(home: Home, record: WorkerRecord) -> Iterator[None]:
-    """Whatever goes wrong inside, Ctrl-C included: no process, no record, no token remains."""
+def _tidied_on_failure(home: Home, worker_id: str) -> Iterator[None]:
+    """Whatever goes wrong inside, Ctrl-C included: no record and no token remains."""
+    done = False
+    try:
+        yield
+        done = True
+    finally:
+        if not done:
+            records.remove(home, worker_id)
+
+
+@contextlib.contextmanager
+def _ended_on_failure(spawned: process.Spawned) -> Iterator[None]:
+    """Whatever goes wrong inside, Ctrl-C included: no process remains."""
     done = False
     try:
         yield
@@ -215,12 +263,16 @@ def _undone_on_failure(home: Home, record: WorkerRecord) -> Iterator[None]:
     finally:
         if not done:
             with interrupts.held_off():
-                process.terminate(record.pid, record.start_time, grace_s=_STOP_GRACE_S)
-                records.remove(home, record.worker_id)
+                process.terminate(spawned.pid, spawned.start_time, grace_s=_STOP_GRACE_S)
 
 
-def _wait_ready(home: Home, record: WorkerRecord, arguments: argparse.Namespace, terminal: Terminal) -> None:
-    """Until the worker says ready; HostError, after the log's last lines on stderr, when it fails or takes too long."""
+def _wait_ready(
+    home: Home, record: WorkerRecord, given: Handover, arguments: argparse.Namespace, terminal: Terminal
+) -> None:
+    """Until the worker says ready; HostError, after the log's last lines on stderr, when it fails or takes too long.
+
+    _PortLost when it failed, had a port of our choice, and that port is somebody else's now.
+    """
     shown = LoadDisplay(terminal, record)
     deadline = time.monotonic() + arguments.timeout
     try:
@@ -230,15 +282,17 @@ def _wait_ready(home: Home, record: WorkerRecord, arguments: argparse.Namespace,
             if status.get("state") == "ready" and alive:
                 return
             if status.get("state") == "failed" or not alive:
-                reason = status.get("error") if isinstance(status.get("error"), str) else "it ended while starting"
+                reason = str(status.get("error") or "it ended while starting")
                 break
             if time.monotonic() >= deadline:
-                reason = f"it was not ready within {arguments.timeout:g} s"
+                reason = f"{_TOO_LATE} {arguments.timeout:g} s"
                 break
             shown.update(status.get("progress"))
             time.sleep(_POLL_S)
     finally:
         shown.close()
+    if arguments.port is None and not ports.is_free(given.bind, record.port) and not reason.startswith(_TOO_LATE):
+        raise _PortLost(f"no port could be kept for worker {record.worker_id}: {reason}")
     for line in records.tail(Path(record.log_path), _TAIL_LINES):
         print(f"  {line}", file=sys.stderr)
     raise HostError(f"worker {record.worker_id} did not start: {reason} (log: {record.log_path})")

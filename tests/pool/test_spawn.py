@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,19 @@ def test_spawns_at_once_get_ports_of_their_own(ready: Pool) -> None:
         "both workers run",
         60,
     )
+
+
+@pytest.mark.e2e
+def test_homes_of_one_host_do_not_fight_over_a_port(ready: Pool, tiny: Path, tmp_path: Path) -> None:
+    """Another home knows nothing of our lock: when both choose the same port, one goes on to the next."""
+    other = {"LLORCH_HOME": str(tmp_path / "other")}
+    ready.ok("models", "import", str(tiny), **other)
+    words = ("worker", "spawn", "cpu", "--model", "tiny", "--slots", "1", "--json")
+    running = [ready.popen(*words), replace(ready, env={**ready.env, **other}).popen(*words)]
+    done = [process.communicate(timeout=120) for process in running]
+    ready.ok("worker", "stop-all", **other)
+    assert [process.returncode for process in running] == [0, 0], done
+    assert len({json.loads(out)["worker"]["port"] for out, _ in done}) == 2
 
 
 @pytest.mark.e2e
