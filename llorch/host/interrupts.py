@@ -46,26 +46,3 @@ def held_off() -> Iterator[None]:
             signal.signal(number, handler)
     if pending:
         raise KeyboardInterrupt
-
-
-@contextmanager
-def held_off() -> Iterator[None]:
-    """An interrupt inside the block is raised at its end: for steps that must not come apart, such as starting a
-    process and noting that it must be ended. Programs started inside are interrupted as usual.
-
-    Only the main thread may use it.
-    """
-    came: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        came.append(number)
-
-    # Handlers, not a mask or SIG_IGN: those would be inherited by a program started inside.
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, *_ENDINGS)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if came:
-        raise KeyboardInterrupt
