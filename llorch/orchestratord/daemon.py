@@ -10,6 +10,7 @@ import socket
 import ssl
 import time
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 from llorch.base import clock, log, worker_token
 from llorch.base.clock import SystemClock
@@ -18,7 +19,7 @@ from llorch.base.ids import JobId, WorkerId
 from llorch.core.brain import Brain
 from llorch.core.events import DrainStarted, PoolRegistered, Restarted
 from llorch.host.process import on_stop
-from llorch.orchestratord import access, statedir, upstream
+from llorch.orchestratord import access, known_models, statedir, upstream
 from llorch.orchestratord.access import Access
 from llorch.orchestratord.adopt import Adopter
 from llorch.orchestratord.clock import BrainClock
@@ -88,7 +89,8 @@ class Daemon:
         self._snapshot = store.snapshot()
         token = worker_token.find_or_create(os.environ, settings.state_dir)
         door = Access(settings.mode, settings.lan_access, token)
-        brain = Brain(settings.brain)
+        catalog = known_models.read(os.environ)
+        brain = Brain(replace(settings.brain, known_models=frozenset(entry.id for entry in catalog.entries())))
         brain_clock = BrainClock(SystemClock(), self._snapshot.newest_at)
         streams, metrics, vouched = Streams(), Metrics(), set[str]()
 
@@ -109,6 +111,7 @@ class Daemon:
             metrics=metrics,
             adopter=adopter,
             vouched=vouched,
+            aliases=known_models.aliases(catalog),
         )
         self._stop_wanted = asyncio.Event()
         self._stop_now = asyncio.Event()

@@ -270,7 +270,9 @@ class Driver:
         self._dispatcher.start(effect, stream, record, turn.gate)
 
     def _finish(self, effect: Finish) -> None:
-        self._turned_away.discard(effect.job_id)
+        if effect.job_id in self._turned_away:
+            self._turned_away.discard(effect.job_id)
+            self.segments.remove([effect.job_id])
         stream = self.streams.get(effect.job_id)
         if stream is None:
             return

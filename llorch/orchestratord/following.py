@@ -6,7 +6,7 @@ import asyncio
 
 from aiohttp import web
 
-from llorch.base.errors import OutputExpired
+from llorch.base.errors import OutputExpired, StorageUnavailable
 from llorch.orchestratord.driver import terminal_event
 from llorch.orchestratord.service import Found, Service
 from llorch.orchestratord.serving import CORRELATION, SERVER, Connection
@@ -69,6 +69,8 @@ async def _send(request: web.Request, service: Service, reader: Reader) -> web.S
                 reader.write_began_at = None
         reader.write_began_at = loop.time()
         await response.write_eof()
+    except StorageUnavailable:
+        reader.cut()  # better a broken stream, which can be resumed, than one that seems whole
     finally:
         service.streams.attached.discard(reader)
     return response

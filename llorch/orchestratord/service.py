@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 from aiohttp import web
 
 from llorch.base.errors import Draining, JobNotFound
-from llorch.base.ids import JOB_ID, JobId, TenantId
+from llorch.base.ids import JOB_ID, JobId, ModelId, TenantId
 from llorch.core.brain import Brain
 from llorch.core.job import JobRecord
 from llorch.orchestratord.access import Access
@@ -42,6 +43,7 @@ class Service:
     metrics: Metrics
     adopter: Adopter
     vouched: set[str]
+    aliases: Mapping[str, ModelId]
     phase: Phase = Phase.STARTING
     keys_checked_at: float = 0.0
 
@@ -57,6 +59,15 @@ class Service:
             self.keys_checked_at = now
             self.access.set_keys(await self.store.current_keys())
         return self.access.tenant(request)
+
+    def model_id(self, name: str | None) -> ModelId | None:
+        """The model that a task names, by its id or by an alias of the catalog that no worker uses as its id."""
+        if name is None:
+            return None
+        alias_of = self.aliases.get(name)
+        if alias_of is None or any(name == record.spec.model for record in self.brain.workers()):
+            return ModelId(name)
+        return alias_of
 
     async def find(self, job_id: str, tenant: TenantId) -> Found:
         """A job by id: live from the brain, ended from the store. Raises JobNotFound, also for another tenant's."""

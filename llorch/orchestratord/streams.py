@@ -51,6 +51,8 @@ class JobStream:
 
     def append(self, frames: bytes, last_id: int) -> None:
         """Frames with ids: into the journal first, then to the readers. Raises StorageUnavailable."""
+        if self.terminal is not None:
+            return
         self.segment.append(frames, last_id)
         for reader in self.readers:
             reader.wake()

@@ -57,7 +57,7 @@ def job(record: JobRecord, position: Place | None) -> dict[str, Any]:
         "started_at": _iso(record.started_at),
         "first_token_at": _iso(record.first_token_at),
         "ended_at": _iso(record.ended_at),
-        "queue_wait_ms": _between(record.accepted_at, record.started_at),
+        "queue_wait_ms": _between(record.accepted_at, record.dispatched_at),
         "ttft_ms": _between(record.accepted_at, record.first_token_at),
         "usage": {
             "prompt_tokens": result.prompt_tokens if result is not None else spec.prompt_tokens,

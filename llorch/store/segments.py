@@ -28,13 +28,14 @@ _FIRST_TOKEN_ID = 2
 class Segment:
     """The frames of one job. `size` bytes may be read; `last_id` is the id of the last frame, 0 when there is none."""
 
-    __slots__ = ("_owner", "_path", "_spill", "_stored", "job_id", "last_id")
+    __slots__ = ("_newest", "_owner", "_path", "_spill", "_stored", "job_id", "last_id")
 
     def __init__(self, owner: Segments, job_id: JobId, path: Path) -> None:
         self._owner = owner
         self._path = path
         self._spill = bytearray()
         self._stored = 0
+        self._newest = (-1, b"")
         self.job_id = job_id
         self.last_id = 0
 
@@ -54,6 +55,8 @@ class Segment:
             if len(self._spill) + len(data) > SPILL_SIZE_MAX:
                 raise StorageUnavailable("the token journal cannot be written and its memory is used up")
             self._spill += data
+        # Readers that keep up take the newest frames from memory.
+        self._newest = (self.size - len(data), data)
         self.last_id = last_id
 
     def _write(self, data: bytes) -> bool:
@@ -72,6 +75,8 @@ class Segment:
 
     def read(self, offset: int, size_max: int) -> bytes:
         """At most `size_max` bytes from `offset`; empty at the end. Raises StorageUnavailable."""
+        if offset == self._newest[0] and len(self._newest[1]) <= size_max:
+            return self._newest[1]
         if offset >= self._stored:
             at = offset - self._stored
             return bytes(self._spill[at : at + size_max])

@@ -104,7 +104,11 @@ class Store:
 
     def commit(self, records: Sequence[Record]) -> asyncio.Future[None]:
         """A future that is done when `records` are durable; its exception is StorageUnavailable."""
-        return self._submit(partial(_write, tuple(records)))
+        rows = [_row(record) for record in records]
+        newest = max([_newest(record) for record in records], default=0.0)
+        if newest:
+            rows.append(("put_newest", {"at": newest}))
+        return self._submit(partial(_write, rows))
 
     def _submit(self, run: Callable[[sqlite3.Connection], T] | None) -> asyncio.Future[T]:
         loop = asyncio.get_running_loop()
@@ -278,36 +282,43 @@ def _job(record: str, payload: bytes | None) -> JobRecord:
     return decode(JobRecord, record, payload=payload or b"")
 
 
-def _write(records: tuple[Record, ...], connection: sqlite3.Connection) -> None:
-    newest = 0.0
-    for record in records:
-        newest = max(newest, _write_one(record, connection))
-    if newest:
-        connection.execute(sql("put_newest"), {"at": newest})
+Row = tuple[str, dict[str, object]]
 
 
-def _write_one(record: Record, connection: sqlite3.Connection) -> float:
-    """Store one record; its newest time."""
+def _write(rows: list[Row], connection: sqlite3.Connection) -> None:
+    for name, values in rows:
+        connection.execute(sql(name), values)
+
+
+def _row(record: Record) -> Row:
+    """The statement that stores a record, and its values: built by the caller, so that a bug of ours fails there."""
     match record:
         case JobRecord():
-            connection.execute(sql("put_job"), _job_row(record))
+            return "put_job", _job_row(record)
+        case Decision():
+            return "put_decision", {"job_id": record.job_id, "at": record.at, "record": encode(record)}
+        case WorkerRecord():
+            return "put_worker", {"worker_id": record.spec.worker_id, "record": encode(record)}
+        case WorkerForgotten():
+            return "drop_worker", {"worker_id": record.worker_id}
+        case PoolRecord():
+            return "put_pool", {"pool_id": record.pool_id, "draining": int(record.draining)}
+        case PoolDropped():
+            return "drop_pool", {"pool_id": record.pool_id}
+
+
+def _newest(record: Record) -> float:
+    """The newest time in a record."""
+    match record:
+        case JobRecord():
             times = (record.accepted_at, record.queued_since, record.dispatched_at, record.started_at)
             return max(t or 0.0 for t in (*times, record.first_token_at, record.ended_at))
         case Decision():
-            row = {"job_id": record.job_id, "at": record.at, "record": encode(record)}
-            connection.execute(sql("put_decision"), row)
             return record.at
         case WorkerRecord():
-            row = {"worker_id": record.spec.worker_id, "record": encode(record)}
-            connection.execute(sql("put_worker"), row)
             return record.announced_at
-        case WorkerForgotten():
-            connection.execute(sql("drop_worker"), {"worker_id": record.worker_id})
-        case PoolRecord():
-            connection.execute(sql("put_pool"), {"pool_id": record.pool_id, "draining": int(record.draining)})
-        case PoolDropped():
-            connection.execute(sql("drop_pool"), {"pool_id": record.pool_id})
-    return 0.0
+        case _:
+            return 0.0
 
 
 def _job_row(record: JobRecord) -> dict[str, object]:

@@ -115,3 +115,12 @@ def test_an_unknown_model_is_a_404(bench: Bench) -> None:
     """A model that nobody ever announced is refused at the door."""
     answer = bench.orchestratord.post("/v2/tasks", {"prompt": "x", "model": "no-such-model"})
     assert (answer.status, answer.code) == (404, "MODEL_NOT_FOUND")
+
+
+def test_a_known_model_may_wait_for_its_worker(bench: Bench) -> None:
+    """A built-in model without a worker is accepted and waits; an alias means its model."""
+    answer = bench.orchestratord.post("/v2/tasks", {"prompt": "x", "model": "llama3"})
+    assert answer.status == 202
+    job = bench.job(answer.json["job_id"])
+    assert job["model"] == "llama3-8b" and job["status"] == "queued"
+    bench.orchestratord.post(f"/v2/tasks/{job['job_id']}/cancel")
