@@ -37,6 +37,7 @@ class Worker:
     errors: float = 0.0
     errors_at: float = 0.0
     lost_reason: str | None = None
+    drain_asked: bool = False
     open_key: LoadKey | None = None
 
     @property
@@ -95,7 +96,7 @@ class Fleet:
         self._unindex(worker)
         worker.spec, worker.announced_at = spec, now
         worker.state, worker.lost_reason = WorkerState.READY, None
-        worker.rests_until, worker.foreign = 0.0, 0
+        worker.rests_until, worker.foreign, worker.drain_asked = 0.0, 0, False
         self._index(worker, now)
 
     def drop(self, worker: Worker) -> None:

@@ -61,10 +61,9 @@ def heard(state: State, event: HeartbeatReceived) -> None:
         return
     worker.lease_until = state.now + state.settings.lease_s
     before = worker.state
-    if event.load.draining:
-        worker.state = WorkerState.DRAINING
-    elif before is WorkerState.LOST:
-        worker.state = WorkerState.READY
+    # A drain we asked for holds until the worker announces itself anew; its own word holds until it says otherwise.
+    draining = event.load.draining or worker.drain_asked
+    worker.state = WorkerState.DRAINING if draining else WorkerState.READY
     worker.lost_reason = None
     state.fleet.heard(worker, event.load, state.now)
     if worker.state is not before:
@@ -177,7 +176,7 @@ def drain_worker(state: State, worker_id: WorkerId) -> None:
     worker = state.fleet.workers.get(worker_id)
     if worker is None or worker.state is not WorkerState.READY:
         return
-    worker.state = WorkerState.DRAINING
+    worker.state, worker.drain_asked = WorkerState.DRAINING, True
     state.fleet.refresh(worker, state.now)
     state.keep_worker(worker)
     state.shaken[worker.spec.model] = None

@@ -26,7 +26,7 @@ from llorch.core.effects import (
     PoolRecord,
     RefuseWorker,
 )
-from llorch.core.job import Failure, FailureKind, JobRecord, JobState
+from llorch.core.job import Failure, FailureKind, JobRecord, JobState, Priority, Wishes
 from llorch.core.worker import WorkerState
 
 J1 = JobId("j1")
@@ -69,6 +69,35 @@ def test_a_drained_worker_gets_nothing_and_finishes_what_it_has() -> None:
     story.submit("j2")
     assert dispatched(story.end("j1")) == []
     assert finished(story.wait(601.0)) == [("j2", "failed", "QUEUE_TIMEOUT")]
+
+
+def test_a_late_heartbeat_of_a_drained_worker_does_not_hold() -> None:
+    """Found by seed 8298: a new process announced itself, then a delayed word of the old one said draining."""
+    story = with_worker()
+    story.tell(beat("w1", draining=True))
+    assert dispatched(story.submit()) == []
+    assert dispatched(story.tell(beat("w1"))) == [("j1", "w1")]
+
+
+def test_a_drain_that_was_asked_for_holds_until_the_worker_comes_anew() -> None:
+    """A heartbeat sent before the worker heard of its drain does not undo it."""
+    story = with_worker()
+    story.tell(happened.WorkerDrainRequested(WorkerId("w1")))
+    story.tell(beat("w1"))
+    assert dispatched(story.submit()) == []
+    assert dispatched(story.worker()) == [("j1", "w1")]
+
+
+def test_the_pin_of_a_job_that_backed_off_is_looked_after() -> None:
+    """A pinned batch job whose worker failed it and is then forgotten ends with the pin's error."""
+    story = with_worker()
+    story.submit(wishes=Wishes(pin_worker="w1"), priority=Priority.BATCH)
+    for _ in range(3):
+        story.wait(3.0)
+        story.tell(beat("w1"))
+    story.fail("j1", 1, Failure(FailureKind.STALLED))
+    story.tell(happened.WorkerForgetRequested(WorkerId("w1")))
+    assert finished(story.wait(60.0)) == [("j1", "failed", "WORKER_UNAVAILABLE")]
 
 
 def test_counts_and_pools_are_what_health_shows() -> None:
