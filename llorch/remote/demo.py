@@ -71,7 +71,8 @@ def _show(cluster: Cluster, results: Results) -> None:
     _say(
         "This is llorch: one file that turns machines into a cluster for language models. Here the cluster is this "
         "machine alone: one orchestrator, which decides, and two workers, which compute. Each worker loads a tiny "
-        "model that comes inside the file and can tell small stories."
+        "model that comes inside the file and can tell small stories. Starting them takes a moment; the first time "
+        "on a machine some seconds more, because the file unpacks what it carries."
     )
     began = time.monotonic()
     cluster.start_orchestrator()

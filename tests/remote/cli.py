@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,8 @@ def install_pool(sshd: Sshd, settings: Mapping[str, str]) -> str:
 
     path = sshd.remote_home / "bin dir" / "llorch-pool"
     path.parent.mkdir(exist_ok=True)
-    lines = [f"export {name}={quote(value)}" for name, value in settings.items()]
+    cache = {"LLORCH_CACHE": os.environ["LLORCH_CACHE"]} if "LLORCH_CACHE" in os.environ else {}
+    lines = [f"export {name}={quote(value)}" for name, value in {**cache, **settings}.items()]
     command: Sequence[str] = [*program(), "pool"]
     path.write_text("\n".join(["#!/bin/sh", *lines, f'exec {" ".join(map(quote, command))} "$@"', ""]))
     path.chmod(0o755)

@@ -34,7 +34,9 @@ class Sshd:
     @property
     def env(self) -> dict[str, str]:
         """The client's environment: its own home, no agent, no settings of the user."""
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("LLORCH_", "XDG_", "SSH_"))}
+        kept = {
+            k: v for k, v in os.environ.items() if k == "LLORCH_CACHE" or not k.startswith(("LLORCH_", "XDG_", "SSH_"))
+        }
         return {**kept, "HOME": str(self.home), "PYTHONPATH": str(ROOT)}
 
     @property

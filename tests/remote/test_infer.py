@@ -20,7 +20,7 @@ __all__ = ["server"]
 @pytest.fixture
 def env(tmp_path: Path) -> dict[str, str]:
     """An empty home."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("LLORCH_", "XDG_"))}
+    kept = {k: v for k, v in os.environ.items() if k == "LLORCH_CACHE" or not k.startswith(("LLORCH_", "XDG_"))}
     return {**kept, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
 
 

@@ -32,7 +32,7 @@ def _needs_the_model() -> None:
 
 
 def environment(tmp_path: Path) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("LLORCH_", "XDG_"))}
+    kept = {k: v for k, v in os.environ.items() if k == "LLORCH_CACHE" or not k.startswith(("LLORCH_", "XDG_"))}
     places = {"LLORCH_STATE": str(tmp_path / "state"), "LLORCH_HOME": str(tmp_path / "data"), "HOME": str(tmp_path)}
     return {**kept, **places, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
