@@ -1,4 +1,4 @@
-"""Both clients keep the same promises: one undisturbed stream whatever the network does, typed errors, cancel on close."""
+"""Both clients keep the same promises: one undisturbed stream whatever the network does, typed errors, cancelling."""
 
 from __future__ import annotations
 
