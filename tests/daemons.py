@@ -186,9 +186,18 @@ class Daemon:
         return call(self.url, "DELETE", path, **options)
 
     def kill(self) -> None:
-        """kill -9."""
-        self.process.kill()
+        """kill -9, and wait until nothing of it is left (the frozen file runs as two processes)."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        until(self._is_gone, "the killed process is gone")
+
+    def _is_gone(self) -> bool:
+        try:
+            os.killpg(self.process.pid, 0)
+        except (ProcessLookupError, PermissionError):
+            return True
+        return False
 
     def stop(self, timeout_s: float = 20.0) -> int:
         """SIGTERM and wait; the exit code."""
@@ -209,7 +218,9 @@ class Daemon:
 def start(argv: list[str], env: Mapping[str, str], log_path: Path) -> Daemon:
     """Start a process; its stderr goes to `log_path`."""
     with open(log_path, "ab") as log:
-        process = subprocess.Popen(argv, env=dict(env), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            argv, env=dict(env), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
     return Daemon(process, log_path)
 
 

@@ -40,6 +40,7 @@ class Fault(Enum):
 
     DIE = "die"  # the connection breaks off
     STALL = "stall"  # nothing comes any more
+    HANG = "hang"  # the request is taken and never answered
     BUSY = "busy"  # 503 with Retry-After
     REJECT = "reject"  # 400
     GAP = "gap"  # one index is left out
@@ -208,6 +209,8 @@ class FakeWorker:
         trouble = self.troubles.pop(0) if self.troubles else None
         if (trouble is not None and trouble.fault in (Fault.BUSY, Fault.REJECT)) or job.job_id in self._live:
             return _refusal(trouble.fault if trouble else Fault.BUSY)
+        if trouble is not None and trouble.fault is Fault.HANG:
+            await asyncio.sleep(3600)
         cancelled = self._live[job.job_id] = asyncio.Event()
         response = web.StreamResponse(headers=sse.HEADERS)
         try:

@@ -16,15 +16,20 @@ DESCRIPTION = """The orchestrator daemon: takes jobs over HTTP, queues them dura
 streams their tokens back. 'keys' manages client keys: orchestratord keys create NAME | list | revoke NAME."""
 
 
+def parser(prog: str) -> argparse.ArgumentParser:
+    """The daemon's command line; manual pages are made of it."""
+    made = argparse.ArgumentParser(prog=prog, description=DESCRIPTION)
+    settings_table.add_flags(made)
+    return made
+
+
 def main(argv: list[str], *, prog: str) -> int:
     """Run the daemon until a signal stops it, or one key command; the exit code."""
     if argv[:1] == ["keys"]:
         from llorch.orchestratord import keys_cli
 
         return keys_cli.main(argv[1:], prog=f"{prog} keys", env=os.environ)
-    parser = argparse.ArgumentParser(prog=prog, description=DESCRIPTION)
-    settings_table.add_flags(parser)
-    flags = parser.parse_args(argv)
+    flags = parser(prog).parse_args(argv)
     settings = settings_table.load(flags, os.environ)
     runtime.become_one_folder(["orchestratord", *argv])
     runtime.ensure("net")

@@ -14,6 +14,8 @@ from llorch.core.job import Failure, FailureKind, Result
 from llorch.orchestratord.streams import JobStream
 from llorch.wire import sse
 
+COUNT_MAX = 2**64 - 1
+
 
 @dataclass(frozen=True, slots=True)
 class Started:
@@ -110,26 +112,30 @@ class Relay:
             self._stream.append(b"".join(frames), self._next_i - 1 + sse.ID_FIRST_TOKEN)
 
 
-def _result(event: dict[str, Any]) -> Result:
-    def count(name: str) -> int | None:
-        value = event.get(name)
-        return int(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0 else None
+def _count(event: dict[str, Any], name: str) -> int | None:
+    """A whole number of a worker's event; None for anything that is not a sane one."""
+    value = event.get(name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= COUNT_MAX:
+        return None
+    return int(value)
 
+
+def _result(event: dict[str, Any]) -> Result:
     return Result(
         stop_reason=str(event.get("stop_reason", "EOS"))[:32],
-        tokens_out=count("tokens_out") or 0,
-        prompt_tokens=count("prompt_tokens"),
-        decode_time_ms=count("decode_time_ms") or 0,
-        ttft_ms=count("ttft_ms"),
-        seed=count("seed"),
+        tokens_out=_count(event, "tokens_out") or 0,
+        prompt_tokens=_count(event, "prompt_tokens"),
+        decode_time_ms=_count(event, "decode_time_ms") or 0,
+        ttft_ms=_count(event, "ttft_ms"),
+        seed=_count(event, "seed"),
     )
 
 
 def _failure(event: dict[str, Any]) -> Failure:
-    wait_ms = event.get("retry_after_ms")
+    wait_ms = _count(event, "retry_after_ms")
     return Failure(
         FailureKind.FAILED,
         str(event.get("code", "INFERENCE_FAILED"))[:64],
         str(event.get("message", "the worker failed"))[:500],
-        wait_ms / 1000 if isinstance(wait_ms, (int, float)) else None,
+        None if wait_ms is None else wait_ms / 1000,
     )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 from conftest import Bench
 from daemons import call, ended, until
+from fakes import Fault, Trouble
 
 
 def cancel(bench: Bench, job_id: str, method: str = "POST") -> tuple[int, str]:
@@ -40,6 +43,18 @@ def test_a_running_job_frees_its_slot(bench: Bench) -> None:
     assert worker.cancels == [job_id]
     until(lambda: worker.executions[0].ended, "the slot is free")
     assert cancel(bench, job_id) == (200, "cancelled")
+
+
+def test_a_job_whose_worker_never_answers_is_cancelled_at_once(bench: Bench) -> None:
+    """Dispatched but not answered yet: the stream ends with end/CANCELLED without waiting for the worker."""
+    worker = bench.worker(troubles=[Trouble(Fault.HANG)])
+    with bench.stream() as events:
+        job_id = events.take(1, "queued")[0].data["job_id"]
+        until(lambda: worker.executions, "dispatched")
+        began = time.monotonic()
+        assert cancel(bench, job_id)[0] == 202
+        assert events.rest()[-1].data["stop_reason"] == "CANCELLED"
+        assert time.monotonic() - began < 2.0
 
 
 def test_a_finished_job_stays_finished(bench: Bench) -> None:

@@ -35,8 +35,6 @@ def test_kill_9_with_queued_and_running_jobs(cluster: Cluster, benches: Callable
         assert [event.id for event in seen if event.id is not None] == list(range(9))
         assert sum(event.data["type"] in ("end", "error") for event in seen) == 1
         assert job["text"] == expected_text(PROMPT, 6)
-    finished = [run for run in worker.executions if run.ended == "MAX_TOKENS"]
-    assert len(finished) == count, "no job ran to its end twice"
 
 
 def test_jobs_wait_for_a_worker_over_restarts(cluster: Cluster, benches: Callable[[Daemon], Bench]) -> None:
