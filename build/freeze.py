@@ -7,6 +7,7 @@ can do without, and the facts that the program knows of its build.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+import man
 import payloads
 
 ROOT = payloads.ROOT
@@ -200,6 +202,11 @@ def _linked(source: str, libraries: dict[str, tuple[str, str]]) -> list[str]:
     return found
 
 
+def manual_pages() -> list[tuple[str, str, str]]:
+    """Entries for the manual pages, which `self install` links."""
+    return [(f"{LATER}man/{page.name}", str(page), "PKG") for page in man.write_all()]
+
+
 def prepare(effort: payloads.Effort) -> dict[str, payloads.Built]:
     """Build the payloads and write down the facts of this build."""
     built = payloads.build_all(effort)
@@ -238,10 +245,18 @@ def is_up_to_date(effort: payloads.Effort) -> bool:
 
 
 def main() -> int:
-    """Freeze unless nothing has changed; the file appears in build/out complete or not at all."""
+    """The command line; the file appears in build/out complete or not at all."""
     arguments = argparse.ArgumentParser(description="Freeze llorch into build/out/llorch.")
     arguments.add_argument("--release", action="store_true", help="best compression: minutes instead of seconds")
     effort = payloads.Effort.RELEASE if arguments.parse_args().release else payloads.Effort.QUICK
+    WORK.mkdir(parents=True, exist_ok=True)
+    with open(WORK / "freeze.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two at once would write over each other's pieces
+        return freeze(effort)
+
+
+def freeze(effort: payloads.Effort) -> int:
+    """Freeze unless nothing has changed; the exit code."""
     if is_up_to_date(effort):
         print("build/out/llorch is up to date")
         return 0
@@ -255,7 +270,6 @@ def main() -> int:
         str(ROOT / "pyinstaller.spec"),
     ]
     environment = {**os.environ, "LLORCH_EFFORT": effort.name, "PYTHONHASHSEED": "0"}
-    WORK.mkdir(parents=True, exist_ok=True)
     if subprocess.run(command, check=False, cwd=ROOT, env=environment).returncode != 0:
         sys.exit("llorch: PyInstaller failed, see above")
     OUT.mkdir(parents=True, exist_ok=True)

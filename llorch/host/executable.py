@@ -146,7 +146,7 @@ def _extract(source: BinaryIO, entry: Entry, path: Path) -> None:
         path.symlink_to(data.rstrip(b"\0").decode())
         return
     path.write_bytes(data)
-    path.chmod(0o644 if entry.kind == "x" else 0o755)
+    path.chmod(0o755 if ".so" in path.name else 0o644)
 
 
 def _bootloader(source: BinaryIO, package: Package) -> bytes:

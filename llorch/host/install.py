@@ -30,31 +30,40 @@ class Installed:
     shadowed_by: Path | None
 
 
-def locations(env: Mapping[str, str], prefix: Path | None) -> tuple[Path, Path]:
-    """(directory of installed versions, directory of links)."""
-    if prefix is not None:
-        return prefix.absolute() / "lib" / "llorch", prefix.absolute() / "bin"
-    home = home_dir(env)
-    named = env.get("LLORCH_BIN_DIR", "")
-    return home / ".local" / "lib" / "llorch", Path(named).absolute() if named else home / ".local" / "bin"
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Directories of installed versions, of links, of links to manual pages."""
+
+    versions: Path
+    bin_dir: Path
+    man_dir: Path
+
+
+def places(env: Mapping[str, str], prefix: Path | None) -> Places:
+    """Under PREFIX, by default ~/.local; LLORCH_BIN_DIR moves the links of the latter."""
+    root = prefix.absolute() if prefix is not None else home_dir(env) / ".local"
+    named = env.get("LLORCH_BIN_DIR", "") if prefix is None else ""
+    bin_dir = Path(named).absolute() if named else root / "bin"
+    return Places(root / "lib" / "llorch", bin_dir, root / "share" / "man" / "man1")
 
 
 def install(env: Mapping[str, str], prefix: Path | None, names: Sequence[str]) -> Installed:
     """Lay this program out and link `names` to it. Raises HostError if it is not frozen or a place is unwritable."""
     if not runtime.is_frozen():
         raise HostError("only the frozen file can install itself: build it with ./install.sh")
-    versions, bin_dir = locations(env, prefix)
-    folder = versions / f"{llorch.__version__}-{runtime.build().build_id}"
+    where = places(env, prefix)
+    folder = where.versions / f"{llorch.__version__}-{runtime.build().build_id}"
     try:
         if not folder.is_dir():
             _lay_out(folder)
-        bin_dir.mkdir(parents=True, exist_ok=True)
-        links = tuple(_link(bin_dir / name, folder / "llorch") for name in names)
+        links = tuple(_link(where.bin_dir / name, folder / "llorch") for name in names)
+        for page in (folder / "_internal" / "man").glob("*.1"):
+            _link(where.man_dir / page.name, page)
     except OSError as error:
         raise HostError(f"cannot install to {error.filename or folder}: {error.strerror or error}") from error
     found = shutil.which(names[0], path=env.get("PATH", ""))
     other = Path(found) if found and Path(found).resolve() != (folder / "llorch").resolve() else None
-    return Installed(folder / "llorch", links, _is_listed(bin_dir, env.get("PATH", "")), other)
+    return Installed(folder / "llorch", links, _is_listed(where.bin_dir, env.get("PATH", "")), other)
 
 
 def _is_listed(bin_dir: Path, path: str) -> bool:
@@ -83,6 +92,7 @@ def _link(link: Path, target: Path) -> Path:
     """Point `link` to `target` in one step, whatever it was; a real directory or file of that name is refused."""
     if link.exists() and not link.is_symlink():
         raise HostError(f"{link} exists and is not a link: remove it or choose another --prefix")
+    link.parent.mkdir(parents=True, exist_ok=True)
     fresh = link.with_name(f".{link.name}.{os.getpid()}")
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(target)

@@ -21,6 +21,8 @@ def test_it_lays_out_one_directory_and_links_the_roles(host: Host) -> None:
     assert first.returncode == 0, first.stderr
     assert "not on your PATH" in first.stdout
     assert sorted(path.name for path in (prefix / "bin").iterdir()) == sorted(applets.links())
+    for name in applets.links():
+        assert (prefix / "share" / "man" / "man1" / f"{name}.1").read_text().startswith(".TH")
     (folder,) = (prefix / "lib" / "llorch").iterdir()
     before = (folder / "llorch").stat().st_ino
     assert host.run("llorch", "self", "install", "--prefix", prefix).returncode == 0
