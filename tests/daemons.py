@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -73,6 +74,10 @@ class Answer:
 def connect(url: str, timeout_s: float = 30.0) -> http.client.HTTPConnection:
     """A connection to the service at `url`."""
     parts = urlsplit(url)
+    if parts.scheme == "https":
+        trusting = ssl.create_default_context()
+        trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+        return http.client.HTTPSConnection(parts.hostname or "", parts.port, timeout=timeout_s, context=trusting)
     return http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=timeout_s)
 
 
@@ -167,6 +172,7 @@ class Daemon:
     process: subprocess.Popen[bytes]
     log_path: Path
     url: str = ""
+    pid: int = 0  # the daemon's own, which is not the started process when the file is frozen
 
     @property
     def log(self) -> str:
@@ -248,7 +254,8 @@ class Cluster:
             assert daemon.process.poll() is None, f"orchestratord ended:\n{daemon.log}"
             try:
                 found = json.loads(record.read_text())
-                daemon.url = found["url"] if found["pid"] == daemon.process.pid or "LLORCH_FROZEN" in os.environ else ""
+                own = found["pid"] == daemon.process.pid or "LLORCH_FROZEN" in os.environ
+                daemon.url, daemon.pid = (found["url"], found["pid"]) if own else ("", 0)
                 return bool(daemon.url) and daemon.get("/readyz").status == 200
             except (OSError, ValueError):
                 return False

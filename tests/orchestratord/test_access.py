@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
+import shutil
 import subprocess
 from collections.abc import Callable
 
 import pytest
 from conftest import Bench
-from daemons import Cluster, Daemon, environment, program
+from daemons import Cluster, Daemon, call, environment, program, until
 from fakes import FakeWorker
 
 
@@ -60,8 +62,6 @@ def test_lab_mode_needs_keys_and_isolates_tenants(cluster: Cluster) -> None:
     assert [task["job_id"] for task in daemon.get("/v2/tasks", headers=bearer(alice)).json["tasks"]] == [job_id]
     carol = keys(cluster, "create", "carol").stdout.strip()
     keys(cluster, "revoke", "bob")
-    from daemons import until
-
     until(lambda: daemon.get("/v2/tasks", headers=bearer(carol)).status == 200, "a new key counts")
     until(lambda: daemon.get("/v2/tasks", headers=bearer(bob)).status == 401, "a revoked key does not")
 
@@ -97,8 +97,6 @@ def test_lab_mode_wants_the_worker_token(cluster: Cluster) -> None:
     stranger.start(daemon.url)
     friend.start(daemon.url)
     try:
-        from daemons import until
-
         until(lambda: stranger.announced and friend.announced, "both have announced")
         assert stranger.announced[0] == 401 and friend.announced[0] == 200
         body = {"prompt": "x", "max_tokens": 1, "wait": True}
@@ -128,6 +126,21 @@ def test_announcements_name_their_own_address(bench: Bench, url: str) -> None:
     assert daemon.post("/v2/workers/ready", body).status == 200
     assert daemon.delete(f"/v2/workers/{bench.model}-1").status == 200
     assert daemon.delete(f"/v2/pools/{host}").status == 200
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_tls_by_flags(cluster: Cluster) -> None:
+    """With a certificate the port speaks TLS, and plain HTTP no more; a bad file is one clear line."""
+    cert, key = str(cluster.home / "cert.pem"), str(cluster.home / "key.pem")
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "1"]
+    subprocess.run([*make, "-keyout", key, "-out", cert], check=True, capture_output=True)
+    daemon = cluster.orchestratord("--tls-cert", cert, "--tls-key", key)
+    assert daemon.url.startswith("https://") and daemon.get("/health").status == 200
+    with pytest.raises((OSError, http.client.HTTPException)):
+        call(daemon.url.replace("https", "http"), "GET", "/health", timeout_s=5)
+    daemon.stop()
+    assert "TLS" in refuses(cluster, "--tls-cert", key, "--tls-key", key)
+    assert "go together" in refuses(cluster, "--tls-cert", cert)
 
 
 def test_unknown_settings_are_refused(cluster: Cluster) -> None:

@@ -81,7 +81,7 @@ def test_a_full_disk_turns_new_jobs_away(cluster: Cluster, benches: Callable[[Da
     """No file may grow: 503 for new jobs, running streams end whole; once there is room, everything is as before."""
     bench = benches(cluster.orchestratord())
     bench.worker(token_delay_s=0.02)
-    pid = bench.orchestratord.process.pid
+    pid = bench.orchestratord.pid
     with bench.stream(max_tokens=30) as events:
         seen = events.take(3)
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
@@ -127,6 +127,21 @@ def test_a_taken_port_is_one_clear_line(cluster: Cluster) -> None:
     cluster.daemons.append(second)
     assert second.process.wait(20) == 1
     assert "in use" in second.log and len(second.log.splitlines()) == 1
+
+
+def test_a_second_signal_stops_at_once(cluster: Cluster, benches: Callable[[Daemon], Bench]) -> None:
+    """Two SIGTERM: no waiting for the running job, which continues after the next start."""
+    bench = benches(cluster.orchestratord())
+    worker = bench.worker(token_delay_s=30)
+    job_id = bench.submit(max_tokens=3)
+    until(lambda: worker.executions and worker.executions[0].frames, "it runs")
+    bench.orchestratord.process.terminate()
+    until(lambda: bench.orchestratord.get("/readyz").status == 503, "draining")
+    bench.orchestratord.process.terminate()
+    assert bench.orchestratord.process.wait(5) == 0
+    worker.token_delay_s = 0.0
+    bench.orchestratord = cluster.orchestratord(port=port_of(bench.orchestratord))
+    assert ended(bench.orchestratord, job_id)["text"] == expected_text(PROMPT, 3)
 
 
 def test_sigterm_lets_running_jobs_finish(cluster: Cluster, benches: Callable[[Daemon], Bench]) -> None:
