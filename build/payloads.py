@@ -136,6 +136,8 @@ def packages() -> list[str]:
 def build_all(effort: Effort) -> dict[str, Built]:
     """Every payload, built or taken from the kept ones."""
     KEPT.mkdir(parents=True, exist_ok=True)
+    for stale in KEPT.glob(".*-*"):  # of a build that was killed
+        shutil.rmtree(stale)
     built = {recipe.name: _from_packages(recipe, effort) for recipe in RECIPES}
     return {**built, "engine": _engine(effort)}
 
