@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from stories import Player
+from transcript_player import Player
 
 STORIES = sorted(Path(__file__).parent.glob("*.txt"))
 
