@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from types import TracebackType
 from typing import Any, Self
@@ -16,7 +17,7 @@ import aiohttp
 from llorch.base.errors import LlorchError, Unreachable
 from llorch.client import answers, calls, endpoint
 from llorch.client.answers import Accepted, Answer
-from llorch.client.events import InferenceEvent
+from llorch.client.events import End, ErrorEvent, InferenceEvent
 from llorch.client.request import InferenceRequest
 from llorch.client.resume import Resume
 from llorch.client.sync import OnClose
@@ -25,6 +26,48 @@ _ANSWER = aiohttp.ClientTimeout(total=endpoint.ANSWER_TIMEOUT_S, connect=endpoin
 _STREAM = aiohttp.ClientTimeout(
     total=None, connect=endpoint.CONNECT_TIMEOUT_S, sock_read=endpoint.STREAM_IDLE_TIMEOUT_S
 )
+
+
+class AsyncEventStream(AsyncIterator[InferenceEvent]):
+    """The events of one job, ending after its terminal event; closing it early cancels the job unless told to leave it.
+
+    `async with` it, or call `aclose`: nothing can be awaited for a stream that is only dropped.
+    """
+
+    def __init__(
+        self,
+        job_id: str,
+        events: AsyncGenerator[InferenceEvent, None],
+        cancel: Callable[[], Awaitable[object]] | None,
+    ) -> None:
+        """`cancel` is called once when the stream is left before its terminal event; its LlorchErrors do not matter."""
+        self.job_id = job_id
+        self._events = events
+        self._cancel = cancel
+
+    async def __anext__(self) -> InferenceEvent:
+        try:
+            event = await anext(self._events)
+        except LlorchError:
+            await self.aclose()
+            raise
+        if isinstance(event, (End, ErrorEvent)):
+            self._cancel = None
+        return event
+
+    async def aclose(self) -> None:
+        """Stop following; idempotent."""
+        await self._events.aclose()
+        cancel, self._cancel = self._cancel, None
+        if cancel is not None:
+            with suppress(LlorchError):
+                await cancel()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +82,7 @@ class AsyncJobHandle:
         """The id that orchestratord gave."""
         return self.accepted.job_id
 
-    def events(self) -> AsyncGenerator[InferenceEvent, None]:
+    def events(self) -> AsyncEventStream:
         """All events from the first one; closing leaves the job alone."""
         return self.client.follow(self.job_id)
 
@@ -125,30 +168,25 @@ class AsyncClient:
     async def stream(self, request: InferenceRequest) -> AsyncGenerator[InferenceEvent, None]:
         """Submit a job at the first step and follow it to its end; closing the iterator early cancels the job."""
         handle = await self.enqueue(request)
-        events = self.follow(handle.job_id, on_close=OnClose.CANCEL)
-        try:
+        async with self.follow(handle.job_id, on_close=OnClose.CANCEL) as events:
             async for event in events:
                 yield event
-        finally:
-            await events.aclose()
 
-    async def follow(self, job_id: str, *, on_close: OnClose = OnClose.LEAVE) -> AsyncGenerator[InferenceEvent, None]:
+    def follow(self, job_id: str, *, on_close: OnClose = OnClose.LEAVE) -> AsyncEventStream:
         """The events of a job from its first one, across dropped connections and restarts of orchestratord."""
-        resume = Resume(job_id, self._rng)
-        try:
-            while not resume.finished:
-                connection = self._connection(resume)
-                try:
-                    async for event in connection:
-                        yield event
-                except LlorchError as reason:
-                    await asyncio.sleep(resume.dropped(reason))
-                finally:
-                    await connection.aclose()
-        finally:
-            if not resume.finished and on_close is OnClose.CANCEL:
-                with suppress(LlorchError):
-                    await self.cancel(job_id)
+        cancel = partial(self.cancel, job_id) if on_close is OnClose.CANCEL else None
+        return AsyncEventStream(job_id, self._follow(Resume(job_id, self._rng)), cancel)
+
+    async def _follow(self, resume: Resume) -> AsyncGenerator[InferenceEvent, None]:
+        while not resume.finished:
+            connection = self._connection(resume)
+            try:
+                async for event in connection:
+                    yield event
+            except LlorchError as reason:
+                await asyncio.sleep(resume.dropped(reason))
+            finally:
+                await connection.aclose()
 
     async def _connection(self, resume: Resume) -> AsyncGenerator[InferenceEvent, None]:
         resume.connected()

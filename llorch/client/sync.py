@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from random import Random
 from typing import Any, Self
 
 from llorch.base.errors import LlorchError, Unreachable
 from llorch.client import answers, calls, endpoint, http
 from llorch.client.answers import Accepted
-from llorch.client.events import InferenceEvent
+from llorch.client.events import End, ErrorEvent, InferenceEvent
 from llorch.client.request import InferenceRequest
 from llorch.client.resume import Resume
 
@@ -29,24 +30,45 @@ class OnClose(Enum):
 class EventStream(Iterator[InferenceEvent]):
     """The events of one job, ending after its terminal event; closing it early cancels the job unless told to leave it.
 
-    Use it as an iterator, or `with` it to be sure that leaving the block closes it.
+    Use it as an iterator, or `with` it to be sure that leaving the block closes it. Read or not makes no difference.
     """
 
-    def __init__(self, job_id: str, events: Generator[InferenceEvent, None, None]) -> None:
+    def __init__(
+        self,
+        job_id: str,
+        events: Generator[InferenceEvent, None, None],
+        cancel: Callable[[], object] | None = None,
+    ) -> None:
+        """`cancel` is called once when the stream is left before its terminal event; its LlorchErrors do not matter."""
         self.job_id = job_id
         self._events = events
+        self._cancel = cancel
 
     def __next__(self) -> InferenceEvent:
-        return next(self._events)
+        try:
+            event = next(self._events)
+        except LlorchError:
+            self.close()
+            raise
+        if isinstance(event, (End, ErrorEvent)):
+            self._cancel = None
+        return event
 
     def close(self) -> None:
         """Stop following; idempotent."""
         self._events.close()
+        cancel, self._cancel = self._cancel, None
+        if cancel is not None:
+            with suppress(LlorchError):
+                cancel()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
         self.close()
 
 
@@ -99,19 +121,15 @@ class Client:
 
     def follow(self, job_id: str, *, on_close: OnClose = OnClose.LEAVE) -> EventStream:
         """The events of a job from its first one, across dropped connections and restarts of orchestratord."""
-        return EventStream(job_id, self._follow(Resume(job_id, self._rng), on_close))
+        cancel = partial(self.cancel, job_id) if on_close is OnClose.CANCEL else None
+        return EventStream(job_id, self._follow(Resume(job_id, self._rng)), cancel)
 
-    def _follow(self, resume: Resume, on_close: OnClose) -> Generator[InferenceEvent, None, None]:
-        try:
-            while not resume.finished:
-                try:
-                    yield from self._connection(resume)
-                except LlorchError as reason:
-                    time.sleep(resume.dropped(reason))
-        finally:
-            if not resume.finished and on_close is OnClose.CANCEL:
-                with suppress(LlorchError):
-                    self.cancel(resume.job_id)
+    def _follow(self, resume: Resume) -> Generator[InferenceEvent, None, None]:
+        while not resume.finished:
+            try:
+                yield from self._connection(resume)
+            except LlorchError as reason:
+                time.sleep(resume.dropped(reason))
 
     def _connection(self, resume: Resume) -> Iterator[InferenceEvent]:
         resume.connected()

@@ -25,6 +25,7 @@ class WorkerClient:
         return EventStream(request.job_id, self._execute(request))
 
     def _execute(self, request: ExecuteRequest) -> Generator[InferenceEvent, None, None]:
+        """Sends the request at its first step; cancels only what the worker accepted: a refused id may be another's."""
         reader = EventReader()
         accepted = finished = False
         try:

@@ -22,6 +22,7 @@ from llorch.base.errors import (
 )
 from llorch.client import AsyncClient, Client, InferenceRequest, Priority
 from llorch.client.events import End, InferenceEvent, Metrics, Queued, Started, Token
+from llorch.client.sync import OnClose
 from llorch.wire.tasks import Placement, parse_task
 from tests.client.conftest import JOB, TEXT, Scripted
 
@@ -186,6 +187,37 @@ def test_closing_the_async_iterator_cancels_the_job(server: Scripted) -> None:
 
     asyncio.run(run())
     assert server.script.cancelled.is_set()
+
+
+def test_closing_an_unread_stream_cancels_the_job(server: Scripted) -> None:
+    """The job is accepted before the first event is read; leaving it then must free it, too, once."""
+    with Client(server.url).stream(REQUEST) as events:
+        pass
+    events.close()
+    assert [path for _, path, _, _ in server.script.requests] == ["/v2/tasks", f"/v2/tasks/{JOB}/cancel"]
+
+
+def test_closing_an_unread_async_stream_cancels_the_job(server: Scripted) -> None:
+    """The same for the async client's follow; its stream() has submitted nothing before its first step."""
+
+    async def run() -> None:
+        async with AsyncClient(server.url) as client:
+            await client.stream(REQUEST).aclose()
+            assert server.script.requests == []
+            async with client.follow(JOB, on_close=OnClose.CANCEL) as events:
+                pass
+            await events.aclose()
+
+    asyncio.run(run())
+    assert [path for _, path, _, _ in server.script.requests] == [f"/v2/tasks/{JOB}/cancel"]
+
+
+def test_a_finished_stream_is_not_cancelled(server: Scripted) -> None:
+    """Closing after the terminal event asks for nothing, although nobody read on to StopIteration."""
+    with Client(server.url).stream(REQUEST) as events:
+        while not isinstance(next(events), End):
+            pass
+    assert not server.script.cancelled.is_set()
 
 
 def test_the_key_travels_as_a_bearer_only(server: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
