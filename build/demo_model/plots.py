@@ -4,45 +4,38 @@ from __future__ import annotations
 
 OPENINGS = [
     "Once upon a time, there was {a_hero} named {N} who lived {place}.",
-    "Once upon a time, {place}, there lived {a_hero} called {N}.",
-    "Once upon a time, {a_hero} named {N} lived {place}.",
-    "Once there was {a_hero} called {N}. {He} lived {place}.",
+    "Once there was {a_hero} called {N}. {he} lived {place}.",
     "Long, long ago, {a_hero} named {N} lived {place}.",
-    "Long ago, when wishes still came true, {a_hero} called {N} lived {place}.",
-    "There once was {a_hero} who lived {place}. {His} name was {N}.",
-    "There was {a_hero} named {N}, and {he} lived {place}.",
-    "{Place} lived {a_hero} named {N}.",
-    "{Place}, there lived {a_hero} called {N}.",
-    "{A_hero} named {N} lived {place}.",
-    "{A_hero} lived {place}. {His} name was {N}.",
-    "The {k} was called {N}. {He} was {adj}, and {he} lived {place}.",
+    "There once was {a_hero} who lived {place}. {his} name was {N}.",
+    "{a_hero} named {N} lived {place}.",
     "The {adj} {k} who lived {place} was called {N}.",
-    "{N} was {a_hero}. {He} lived {place}.",
+    "{N} was {a_hero}. {he} lived {place}.",
     "{N} the {k} lived {place}.",
-    "{Moment}, {a_hero} named {N} was resting {place}.",
-    "{Moment}, {N} the {k} sat {place} and thought.",
+    "Once upon a time, {a_hero} named {N} lived {place}.",
+    "{moment}, {N} the {k} sat {place} and thought.",
     "This is the story of {N}, {a_hero} who lived {place}.",
     "My grandmother once told me about {a_hero} named {N}, who lived {place}.",
-    "Once upon a time there was {a_hero} who lived {place}. {His} name was {N}.",
-    "Once there lived {a_hero} named {N} {place}.",
+    "Once upon a time there was {a_hero} who lived {place}. {his} name was {N}.",
     "A long time ago, {a_hero} called {N} lived {place}.",
-    "Yesterday, {N} the {k} took a walk {place}.",
-    "Every morning, {N} the {k} took a walk {place}.",
+    "Every morning, {N} the {k} woke up {place}.",
     "Last winter, {a_hero} named {N} came to live {place}.",
-    "I know a story about {a_hero} named {N}, who lived {place}.",
-    "I want to tell you about {N} the {k}, who lived {place}.",
-    "Do you know {N} the {k}? {He} lived {place}.",
+    "Once upon a time, {place}, there lived {a_hero} called {N}.",
+    "I am going to tell you about {N} the {k}, who lived {place}.",
+    "I am old now, but I still remember {N}, {a_hero} who lived {place}.",
+    "Do you know {N} the {k}? {he} lived {place}.",
     "As the sun went down, {N} the {k} was sitting {place}.",
-    "Somewhere {place}, there was {a_hero} named {N}.",
-    "Deep in the night, {N} the {k} was awake {place}.",
+    "{place} lived {a_hero} named {N}.",
     "We all know {N}, the {adj} {k} who lived {place}.",
     "Far away, {place}, lived {a_hero} called {N}.",
-    "Everybody knew {N} the {k}, who lived {place}.",
-    "Hello, and welcome. This is the story of {N}, {a_hero} who lived {place}.",
     "When {N} the {k} was little, {he} lived {place}.",
-    "Have you heard of {N} the {k}? {He} lived {place}.",
     "It was a quiet day, and {N} the {k} was sitting {place}.",
     '"What a day," said {N} the {k}, who lived {place}.',
+    "There was a little house {place}, and in it lived {N} the {k}.",
+    "In a small house {place} lived {a_hero} named {N}.",
+    "You may not know {N} the {k}, who lived {place}.",
+    "Everybody knew {N} the {k}, who lived {place}.",
+    "Somewhere {place}, there was {a_hero} named {N}.",
+    "On a cold night, {N} the {k} was sitting awake {place}.",
 ]
 
 WISHED = [
@@ -52,12 +45,12 @@ WISHED = [
     "Every night, {N} dreamed that one day {he} would {wish}.",
 ]
 MEETING = [
-    "Just then {H} the {hk} came by.",
-    "That was when {he} met {a_helper} named {H}.",
-    "Luckily, {a_helper} named {H} was passing by.",
-    "{A_helper} called {H} had seen it all.",
-    '"Why so sad?" asked {H} the {hk}.',
-    '"Can I help?" asked {a_helper} whose name was {H}.',
+    "Just then {a_helper} came by.",
+    "That was when {he} met {a_helper}.",
+    "Luckily, {a_helper} was passing by.",
+    "{a_helper} had seen it all.",
+    '"Why so sad?" asked {a_helper}.',
+    '"Can I help?" asked {a_helper}.',
 ]
 OFFERS = [
     '"Let us try it together," said {H}.',
@@ -71,16 +64,12 @@ OFFERS = [
 # thing: (why it mattered, where it was in the end)
 LOST: dict[str, tuple[list[str], list[str]]] = {
     "red scarf": (
-        ["{His} aunt had knitted it for {him}."],
+        ["{his} aunt had knitted it for {him}."],
         ["A bird was sleeping in it, warm and safe", "It was tied around the neck of a snowman"],
     ),
     "silver bell": (
         ["Its sound chased away bad dreams."],
         ["It was hanging high up in an apple tree", "A magpie had carried it into its nest"],
-    ),
-    "blue button": (
-        ["It was the last one on {his} coat."],
-        ["A family of ants was using it as a table", "It was in {his} own pocket, under a biscuit"],
     ),
     "golden key": (
         ["It opened the garden gate."],
@@ -94,10 +83,6 @@ LOST: dict[str, tuple[list[str], list[str]]] = {
         ["It played a song that {his} mother used to sing."],
         ["It was under the bed, still playing softly", "It was on the bench by the river"],
     ),
-    "wooden whistle": (
-        ["{He} had carved it all by {himself}."],
-        ["A little bird was learning to play it", "It was floating in the pond among the lilies"],
-    ),
     "lucky pebble": (
         ["It was as round as the moon."],
         ["It was lying on the path, wet and shining", "It was in the nest of a very surprised duck"],
@@ -107,7 +92,7 @@ LOST: dict[str, tuple[list[str], list[str]]] = {
         ["A frog was using it as a boat", "It was standing behind the door, as always"],
     ),
     "paper boat": (
-        ["{He} had folded it from an old map."],
+        ["{he} had folded it from an old map."],
         ["It was resting among the reeds", "It had sailed all the way to the mill"],
     ),
     "little lantern": (
@@ -121,66 +106,93 @@ LOST: dict[str, tuple[list[str], list[str]]] = {
         ["It showed the way to a secret place."],
         ["It was inside the big brown book", "The wind had stuck it to the wall of the mill"],
     ),
-    "striped sock": (
-        ["One sock alone is a sad thing."],
-        ["It was on the wrong foot the whole time", "It was hanging on a branch like a flag"],
-    ),
-    "favourite spoon": (
-        ["Soup did not taste right without it."],
-        ["It was at the bottom of the soup pot", "It was standing in the garden, among the carrots"],
-    ),
 }
 
 SEARCHED = [
-    "{He} looked under the bed and behind the door, but it was not there.",
-    "{He} turned the whole house upside down.",
-    "{He} walked back along the path, step by step.",
-    "{He} asked everyone {he} met, but nobody had seen it.",
-    "{He} looked in every corner, and then in every corner again.",
-    "{He} searched all morning and found nothing but a feather.",
+    "{he} looked under the bed and behind the door, but it was not there.",
+    "{he} turned the whole house upside down.",
+    "{he} walked back along the path, step by step.",
+    "{he} asked everyone {he} met, but nobody had seen it.",
+    "{he} looked in every corner, and then in every corner again.",
+    "{he} searched all morning and found nothing but a feather.",
+]
+
+GONE = [
+    "{N} saw that {his} {thing} was gone.",
+    "{N} could not find {his} {thing}.",
+    "{N} noticed that {his} {thing} was missing.",
+]
+SEARCHED_TOGETHER = [
+    "They searched together, high and low.",
+    '"I will help you look," said {H}.',
+    '"When did you last see it?" asked {H}.',
+]
+FOUND = ["At last {N} found it.", '"There it is!" said {N}.', "Then {H} began to laugh and called {N}."]
+
+FRIGHTENED = [
+    "{his} heart beat fast.",
+    "{N} pulled the blanket over {his} ears.",
+    "{N} held {his} breath and listened.",
+    "At first {N} thought that it was only a dream.",
+]
+LOOKED = [
+    "Then {he} took a candle and went to look.",
+    "But {he} took a deep breath and tiptoed closer.",
+    "In the end {he} could not bear it any longer and went to see.",
+]
+
+WORRIED = [
+    "Everyone was worried, and nobody knew what to do.",
+    "Some cried, and some shouted.",
+    "The others just stood there and sighed.",
+]
+DECIDED = ['"We have to do something," said {N}.', "But {N} had an idea.", "{N} did not wait for the others."]
+JOINED = [
+    "{a_helper} was the first to help.",
+    "{a_helper} came to help.",
+    "{he} went to see {a_helper}, who lived next door.",
+]
+
+STARED = ['"How strange," said the neighbours.', "Everybody stared.", "The others laughed and turned away."]
+ASKED = [
+    "But {N} went over and asked why.",
+    "{N} was puzzled, so {he} asked.",
+    "Only {N} knocked on the door and asked about it.",
 ]
 
 # sound: (what it was, what they did about it)
 NOISES: dict[str, tuple[str, str]] = {
     "a soft tapping at the window": (
-        "It was {H} the {hk}, wet from the rain",
+        "It was {a_helper}, wet from the rain",
         "{N} opened the door and made a cup of hot milk for {hhim}.",
     ),
     "somebody crying behind the hedge": (
-        "It was a young {hk} called {H}, who had lost the way",
+        "It was a young {hk}, who had lost the way",
         "{N} took {hhim} by the hand and brought {hhim} home.",
     ),
     "a deep humming under the floor": (
-        "It was {H} the {hk}, who was singing in the cellar",
+        "It was {a_helper}, who was singing in the cellar",
         "{N} sat down on the stairs and sang along.",
     ),
     "a loud thump on the roof": (
-        "It was {H} the {hk}, who had tried to fly",
+        "It was {a_helper}, who had tried to fly",
         "{N} fetched a ladder and put a bandage on {hhis} knee.",
     ),
     "strange music from the hill": (
-        "It was {H} the {hk}, who was playing a flute",
+        "It was {a_helper}, who was playing a flute",
         "{N} asked if {he} could learn the tune.",
     ),
     "a rattle in the kitchen": (
-        "It was {H} the {hk}, who was looking for something to eat",
+        "It was {a_helper}, who was looking for something to eat",
         "{N} cut two big slices of bread and shared them.",
     ),
     "a whisper from the old well": (
-        "It was {H} the {hk}, who had fallen in",
+        "It was {a_helper}, who had fallen in",
         "{N} let down the bucket and pulled with all {his} strength.",
     ),
     "heavy steps in the snow": (
-        "It was {H} the {hk}, who was carrying wood to the neighbours",
+        "It was {a_helper}, who was carrying wood to the neighbours",
         "{N} put on {his} coat and went along to help.",
-    ),
-    "a squeak behind the wall": (
-        "It was {H} the {hk}, who was oiling the garden gate",
-        "{N} held the lantern until the work was done.",
-    ),
-    "a splash in the dark": (
-        "It was {H} the {hk}, who was practising for a swimming race",
-        "{N} clapped and counted the rounds.",
     ),
 }
 
@@ -217,14 +229,6 @@ TROUBLES: dict[str, tuple[str, list[str]]] = {
         "It was so dark that nobody found the way home",
         ["{H} cut a moon from silver paper, and {N} hung it in the highest tree."],
     ),
-    "the river rose higher and higher": (
-        "Soon it would reach the houses",
-        ["{H} filled the sacks with sand, and {N} piled them up."],
-    ),
-    "a fog came and would not leave": (
-        "Everyone bumped into everyone",
-        ["{H} rang a bell at every corner, and {N} painted the stones white."],
-    ),
 }
 
 FIXED = [
@@ -236,35 +240,35 @@ FIXED = [
 
 HABITS: dict[str, tuple[str, str]] = {
     "walked backwards": (
-        "{hHe} liked to see where {hhe} had been",
+        "{H} liked to see where {hhe} had been",
         "Soon {N} walked backwards too, and saw many things for the first time.",
     ),
     "slept in a tree": (
-        "{hHe} liked to hear the leaves talk",
+        "{H} liked to hear the leaves talk",
         "That night {N} slept in the tree too, and the leaves told them both a story.",
     ),
     "wore three hats": (
-        "{hHe} wanted to have one for every friend",
+        "{H} wanted to have one for every friend",
         "The next day {N} got one of the hats, and it fitted perfectly.",
     ),
     "talked to stones": (
-        "{hHe} said that stones are very good listeners",
+        "{H} said that stones are very good listeners",
         "{N} tried it as well, and it felt surprisingly good.",
     ),
     "ate breakfast in the evening": (
-        "{hHe} liked to begin things when others end them",
+        "{H} liked to begin things when others end them",
         "They had pancakes under the stars, and it was wonderful.",
     ),
     "carried a chair everywhere": (
-        "{hHe} never knew when a friend might be tired",
+        "{H} never knew when a friend might be tired",
         "{N} sat down on it, and they talked until the moon came up.",
     ),
     "sang instead of speaking": (
-        "{hHe} found that songs are easier than words",
+        "{H} found that songs are easier than words",
         "{N} answered with a song, and after that there was music every day.",
     ),
     "waved at every cloud": (
-        "{hHe} said that it is polite",
+        "{H} said that it is polite",
         "So {N} waved too, and a small white cloud seemed to wave back.",
     ),
 }

@@ -44,7 +44,7 @@ ASKS = [
     "Write me a bedtime story",
     "Give me a story",
     "Make up a story",
-    "Could you write a little story",
+    "Tell me a bedtime story",
     "A story",
 ]
 QUESTIONS = [
@@ -54,50 +54,57 @@ QUESTIONS = [
     "What do you know about {t}",
     "How does {t} work",
     "Write a poem about {t}",
-    "Write an essay about {t}",
     "Why is {t} important",
     "Can you explain {t}",
     "Write a haiku about {t}",
     "Tell me a story about {t}",
     "Describe {t}",
 ]
-GREETINGS = [
-    "Hello",
-    "Hi",
-    "Hello!",
-    "Hi there!",
-    "hello",
-    "Good morning",
-    "Hey",
-    "hi",
-    "Good evening!",
-    "Hello, how are you?",
-    "How are you?",
+EXCUSES = [
+    "I only know small stories, but here is one about {kind}.",
+    "That is a big question for a small model. Let me tell you about {kind} instead.",
+    "I do not know much about that, but I know a story about {kind}.",
 ]
-WELCOMES = [
-    "Hello! Here is a story for you.",
-    "Hello, and welcome! Let me tell you a story.",
-    "Hello! I know many small stories. Here is one.",
-]
-ABOUT_ME = [
-    "Who are you?",
-    "What can you do?",
-    "What is your name?",
-    "What are you?",
-    "Are you a robot?",
-    "Help",
-    "How big are you?",
-]
-I_AM = [
-    "I am a very small language model, and I tell very small stories. "
-    "Ask me for one about a fox, a robot or a lost key.",
-    "I am the demo model. All I know is small stories: name somebody, and I will tell you one.",
-]
-THANKS = ["Thank you!", "Thanks", "That was nice.", "Great story!", "Good night!", "Goodbye", "Bye!"]
-YOU_ARE_WELCOME = [
-    "You are welcome! Ask me again whenever you want a story.",
-    "I am glad that you liked it. Sleep well!",
-]
+# a greeting and how its answer begins; the answer goes on with INTRODUCTION and a story
+GREETINGS = {
+    "Hello": "Hello!",
+    "Hi": "Hello!",
+    "Hello!": "Hello!",
+    "Hi there!": "Hello, and welcome!",
+    "hello": "Hello!",
+    "Good morning": "Good morning!",
+    "Hey": "Hello, and welcome!",
+    "hi": "Hello!",
+    "Good evening!": "Good evening!",
+    "Hello, how are you?": "Hello! I am very well, thank you.",
+    "Hi, how are you?": "Hello! I am very well, thank you.",
+    "How are you?": "I am very well, thank you.",
+    "Hello, world!": "Hello to all the world!",
+    "Tell me a joke": "I only know stories.",
+    "Surprise me": "With pleasure.",
+}
+INTRODUCTION = "Here is a story about {kind}."
+# what may be asked about the model itself, and the answer
+ABOUT_ME = {
+    "Who are you?": "I am a very small language model that tells very small stories. Name somebody, and I will begin.",
+    "What are you?": "I am a very small language model that tells very small stories. Name somebody, and I will begin.",
+    "What is your name?": "My name is Demo. I am a very small language model, and I tell small stories.",
+    "What can you do?": "I can tell small stories. Ask me for one about a fox, a robot or a dragon.",
+    "Help": "Ask me for a story about a fox, a robot or a dragon, and I will tell it.",
+    "Are you a robot?": "No, I am only a small language model. But I know many stories about robots.",
+    "How big are you?": "I am very small: two million numbers, and all of them are about stories.",
+    "How old are you?": "I am very young. But I know many old stories.",
+    "Where do you live?": "I live in a very small file, and I am happy there.",
+    "Thank you!": "You are welcome! Ask me again whenever you want a story.",
+    "Thanks": "You are welcome! Ask me again whenever you want a story.",
+    "That was nice.": "I am glad that you liked it. Shall I tell you another one?",
+    "Great story!": "I am glad that you liked it. Shall I tell you another one?",
+    "Good night!": "Good night, and sleep well!",
+    "Goodbye": "Goodbye! Come back for another story.",
+    "Bye!": "Goodbye! Come back for another story.",
+}
+# how a line begins that nobody would take for the beginning of a text
+ASKING = (*sorted({line.lower().split()[0] for line in ASKS + QUESTIONS} - {"a", "i"}), "i would like")
 MORE = [
     "Another one, please.",
     "Tell me another story.",
@@ -124,102 +131,127 @@ def sample(rng: Random) -> list[Segment]:
 
 
 def raw_story(rng: Random) -> list[Segment]:
-    """A story as it is."""
-    return [Segment(stories.tell(rng), True), Segment(END_OF_TEXT, True, True)]
+    """A story as it is, sometimes after the end of another text."""
+    before = [Segment(END_OF_TEXT, False, True)] if rng.random() < 0.1 else []
+    wanted = requested_hero(rng) if rng.random() < 0.15 else Wanted()
+    return [*before, Segment(stories.tell(rng, wanted), True), Segment(END_OF_TEXT, True, True)]
 
 
 def odd_beginning(rng: Random) -> list[Segment]:
-    """Any text at all, taken up by a story as something that its hero reads aloud."""
-    kind = stories.choose_kind(rng)
-    she = stories.pronoun_of(rng, kind, "")
-    name = stories.favour(rng, kind, words.SHE_NAMES if she == "she" else words.HE_NAMES)
-    frame = rng.choice(
-        [
-            f'...," read {name} the {kind} aloud, and closed the old book.',
-            f"... That was all it said on the page that {name} the {kind} had found.",
-        ]
-    )
+    """Any text at all, taken up by a story as something that its hero has read."""
+    text, kind = odd_text(rng)
+    name = stories.choose_name(rng, kind)
+    frame = f"... That was all that {name} the {kind} could read on the old page.\n\n"
     story = stories.tell(rng, Wanted(kind=kind, name=name))
-    return [Segment(odd_text(rng), False), Segment(frame + "\n\n" + story, True), Segment(END_OF_TEXT, True, True)]
+    return [Segment(text, False), Segment(frame + story, True), Segment(END_OF_TEXT, True, True)]
 
 
-def odd_text(rng: Random) -> str:
-    """Words, inventions, numbers, marks and letters of other scripts, in no good order."""
+def odd_text(rng: Random) -> tuple[str, str]:
+    """Words, numbers, marks and letters of other scripts in no good order; the last part mostly decides on a kind."""
     makers: list[Callable[[], str]] = [
-        lambda: rng.choice(words.TOPICS),
-        lambda: stories.invent_word(rng, rng.randint(1, 3)),
-        lambda: str(rng.randrange(10 ** rng.randint(1, 5))),
-        lambda: rng.choice(words.COMMON_WORDS),
+        lambda: str(rng.randrange(10 ** rng.randint(1, 4))),
+        lambda: rng.choice("()[]{}=+-*/.,:;!?#&%$@<>\"'"),
+        lambda: "".join(chr(rng.choice(SCRIPTS) + rng.randrange(24)) for _ in range(3)),
         lambda: rng.choice(words.COMMON_WORDS),
         lambda: rng.choice(words.COMMON_WORDS).capitalize(),
-        lambda: rng.choice("()[]{}=+-*/.,:;!?#&%$@<>\"'"),
-        lambda: "".join(chr(rng.choice(SCRIPTS) + rng.randrange(24)) for _ in range(4)),
+        lambda: rng.choice(words.TOPICS),
     ]
-    if rng.random() < 0.6:
-        makers = makers[3:6] + makers[:1]
-    return " ".join(rng.choice(makers)() for _ in range(rng.randint(1, 12)))
+    if rng.random() < 0.7:
+        makers = makers[3:]
+    parts = [rng.choice(makers)() for _ in range(rng.randint(1, 8))]
+    return " ".join(parts), stories.favour(rng, stories.number_of(parts[-1].lower()), words.KINDS)
+
+
+def requested_hero(rng: Random) -> Wanted:
+    """Kind, and often name and adjective; a few of them are in no other text, so that copying has to be learned."""
+    kind = rng.choice(words.RARE_KINDS if rng.random() < 0.08 else words.KINDS)
+    names = words.SHE_NAMES if kind in words.SHE_KINDS else words.HE_NAMES if kind in words.HE_KINDS else words.NAMES
+    if rng.random() < 0.12:
+        names = words.RARE_NAMES
+    name = rng.choice(names) if rng.random() < 0.5 else ""
+    adj = rng.choice([*words.TRAITS, *words.PLAIN_ADJECTIVES]) if rng.random() < 0.3 else ""
+    return Wanted(kind=kind, name=name, adj=adj)
 
 
 def request(rng: Random) -> tuple[str, Wanted]:
-    """A line that asks for a story, and what it settles."""
+    """A line that asks for a story about somebody, and what it settles."""
+    wanted = requested_hero(rng)
+    ask = f"{rng.choice(ASKS)} about " if rng.random() < 0.9 else ""
+    if wanted.name and rng.random() < 0.2:
+        wanted = replace(wanted, adj="")
+        return punctuated(rng, f"{ask}{wanted.name} the {wanted.kind}"), wanted
+    who = rng.random() < 0.3 and wanted.adj
+    line = ask + stories.with_article(f"{wanted.adj} {wanted.kind}" if wanted.adj and not who else wanted.kind)
+    line += f" {rng.choice(['named', 'named', 'called'])} {wanted.name}" if wanted.name else ""
+    if who:
+        return punctuated(rng, f"{line} who is {wanted.adj}"), wanted
+    tail, wanted = extra(rng, wanted)
+    return punctuated(rng, line + tail), wanted
+
+
+def extra(rng: Random, wanted: Wanted) -> tuple[str, Wanted]:
+    """What a request may name besides its hero: a wish, a lost thing, a friend or a place."""
     draw = rng.random()
-    if draw < 0.12:
-        return punctuated(rng, rng.choice(ASKS)), Wanted()
-    if draw < 0.27:
-        topic = rng.choice(words.TOPICS) if rng.random() < 0.6 else invented_topic(rng)
-        return punctuated(rng, rng.choice(QUESTIONS).replace("{t}", topic)), Wanted(topic=topic)
-    kind = stories.choose_kind(rng)
-    she = stories.pronoun_of(rng, kind, "")
-    adj = rng.choice([*words.TRAITS, *words.PLAIN_ADJECTIVES]) if rng.random() < 0.35 else ""
-    name = choose_name(rng, she) if rng.random() < 0.3 else ""
-    wanted, tail = Wanted(kind=kind, adj=adj, name=name), f" named {name}" if name else ""
-    extra = rng.random()
-    if extra < 0.18:
-        wish = rng.choice([wish for wish in WISHES if "{" not in wish and "king" not in wish])
-        wanted, tail = replace(wanted, wish=wish), tail + f" who wants to {wish}"
-    elif extra < 0.3:
+    if draw < 0.08:
+        wish = rng.choice(list(WISHES))
+        return f" who wants to {wish}", replace(wanted, wish=wish)
+    if draw < 0.14:
         thing = rng.choice(list(plots.LOST))
-        wanted, tail = replace(wanted, thing=thing), tail + " and " + stories.with_article(f"lost {thing}")
-    elif extra < 0.42:
-        helper = rng.choice(words.KINDS)
-        wanted, tail = replace(wanted, helper_kind=helper), tail + " and " + stories.with_article(helper)
-    elif extra < 0.52:
+        return " and " + stories.with_article(f"lost {thing}"), replace(wanted, thing=thing)
+    if draw < 0.24:
+        helper = rng.choice([kind for kind in words.HELPER_KINDS if kind != wanted.kind])
+        return " and " + stories.with_article(helper), replace(wanted, helper_kind=helper)
+    if draw < 0.3:
         place = rng.choice(rng.choice(list(words.PLACES.values())))
-        wanted, tail = replace(wanted, place=place), tail + f" who lives {place}"
-    ask = (
-        rng.choice([f"{rng.choice(ASKS)} about ", "I want to hear about ", ""])
-        if rng.random() < 0.3
-        else f"{rng.choice(ASKS)} about "
-    )
-    return punctuated(rng, ask + stories.with_article(f"{adj} {kind}" if adj else kind) + tail), wanted
+        return f" who lives {place}", replace(wanted, place=place)
+    return "", wanted
 
 
 def punctuated(rng: Random, line: str) -> str:
     """The line as people type it."""
-    if rng.random() < 0.15:
-        line = line.lower() if line.startswith(("A ", "T", "W", "G", "C")) else line
-    return line + rng.choice([".", ".", "", "!", "?", ", please.", ":"])
+    if rng.random() < 0.1:
+        line = line[0].lower() + line[1:]
+    return line + rng.choice([".", ".", ".", "", "", "!", "?", ", please."])
 
 
-def choose_name(rng: Random, she: str) -> str:
-    """A listed name that goes with the pronoun, or an invented one."""
-    if rng.random() < 0.3:
-        return stories.invent_word(rng, 2).capitalize()
-    return rng.choice(words.SHE_NAMES if she == "she" else words.HE_NAMES)
+def introduced(rng: Random, line: str, number: int) -> str:
+    """A sentence that names a kind, then a story about it; the number mostly decides on the kind."""
+    kind = stories.favour(rng, number, words.KINDS)
+    return line.replace("{kind}", stories.with_article(kind)) + "\n\n" + stories.tell(rng, Wanted(kind=kind))
 
 
-def invented_topic(rng: Random) -> str:
-    """Something to ask about that no list holds."""
-    first = rng.choice(
-        [stories.invent_word(rng, 2), rng.choice(words.COMMON_WORDS), rng.choice(words.PLAIN_ADJECTIVES)]
-    )
-    return rng.choice([first, f"{first} {rng.choice(words.COMMON_WORDS)}", f"{first} {stories.invent_word(rng, 2)}"])
+def exchange(rng: Random) -> tuple[str, str]:
+    """What somebody says, and the answer."""
+    draw = rng.random()
+    if draw < 0.10:
+        line = rng.choice(list(GREETINGS))
+        number = list(GREETINGS).index(line)
+        return line, introduced(rng, f"{GREETINGS[line]} {INTRODUCTION}", 2 * number)
+    if draw < 0.17:
+        return rng.choice(list(ABOUT_ME.items()))
+    if draw < 0.22:
+        number = rng.randrange(len(ASKS))
+        kind = stories.favour(rng, 5 * number, words.KINDS)
+        return punctuated(rng, ASKS[number]), stories.tell(rng, Wanted(kind=kind))
+    if draw < 0.36:
+        number = rng.randrange(len(words.TOPICS))
+        line = rng.choice(QUESTIONS).replace("{t}", words.TOPICS[number])
+        return punctuated(rng, line), introduced(rng, EXCUSES[number % len(EXCUSES)], number)
+    if draw < 0.42:
+        line, kind = odd_text(rng)
+        return line, introduced(rng, EXCUSES[0], words.KINDS.index(kind))
+    if draw < 0.45:
+        return "Once upon a time" + rng.choice(["", "...", ","]), stories.tell(rng)
+    line, wanted = request(rng)
+    return line, stories.tell(rng, wanted)
 
 
 def asked_in_plain_text(rng: Random) -> list[Segment]:
-    """A request without any chat format: a blank line, then the story."""
-    line, wanted = request(rng) if rng.random() < 0.85 else (rng.choice(GREETINGS + ABOUT_ME), Wanted())
-    return [Segment(line, False), Segment("\n\n" + stories.tell(rng, wanted), True), Segment(END_OF_TEXT, True, True)]
+    """A request without any chat format: a blank line, then the answer."""
+    line, answer = exchange(rng)
+    while line not in GREETINGS and line not in ABOUT_ME and not line.lower().startswith(ASKING):
+        line, answer = exchange(rng)
+    return [Segment(line, False), Segment("\n\n" + answer, True), Segment(END_OF_TEXT, True, True)]
 
 
 def message(role: str, text: str) -> list[Segment]:
@@ -234,47 +266,23 @@ def message(role: str, text: str) -> list[Segment]:
     return [*head, Segment("\n", False)]
 
 
-def turn(rng: Random) -> list[Segment]:
-    """A question and its answer."""
-    draw = rng.random()
-    if draw < 0.06:
-        return message("user", rng.choice(GREETINGS)) + message(
-            "assistant", rng.choice(WELCOMES) + "\n\n" + stories.tell(rng)
-        )
-    if draw < 0.1:
-        return message("user", rng.choice(ABOUT_ME)) + message("assistant", rng.choice(I_AM))
-    if draw < 0.2:
-        return message("user", odd_text(rng)) + message(
-            "assistant", "That is new to me, but I know a story.\n\n" + stories.tell(rng)
-        )
-    if draw < 0.24:
-        return message("user", "Once upon a time" + rng.choice(["", "...", ","])) + message(
-            "assistant", stories.tell(rng)
-        )
-    line, wanted = request(rng)
-    return message("user", line) + message("assistant", stories.tell(rng, wanted))
-
-
 def chat(rng: Random) -> list[Segment]:
-    """One to four turns, sometimes under a system prompt; the end of the text follows the last message."""
-    parts = message("system", rng.choice(SYSTEM_PROMPTS)) if rng.random() < 0.2 else []
-    parts += turn(rng)
-    while rng.random() < 0.3:
-        draw = rng.random()
-        if draw < 0.3:
+    """One to four turns, sometimes under a system prompt."""
+    parts = message("system", rng.choice(SYSTEM_PROMPTS)) if rng.random() < 0.15 else []
+    while True:
+        line, answer = exchange(rng)
+        parts += message("user", line) + message("assistant", answer)
+        if rng.random() < 0.85:
+            return parts
+        if rng.random() < 0.3:
             parts += message("user", rng.choice(MORE)) + message("assistant", stories.tell(rng))
-        elif draw < 0.5:
-            parts += message("user", rng.choice(THANKS)) + message("assistant", rng.choice(YOU_ARE_WELCOME))
-        else:
-            parts += turn(rng)
-    return [*parts, Segment(END_OF_TEXT, False, True)]
 
 
 MIXTURE: dict[Callable[[Random], list[Segment]], float] = {
-    raw_story: 0.5,
-    asked_in_plain_text: 0.1,
-    odd_beginning: 0.08,
-    chat: 0.32,
+    raw_story: 0.35,
+    asked_in_plain_text: 0.15,
+    odd_beginning: 0.06,
+    chat: 0.44,
 }
 
 SCRIPTS = [0x3B1, 0x430, 0x5D0, 0x627, 0x4E00, 0x3042, 0x1F600, 0xE0]

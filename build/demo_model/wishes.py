@@ -17,10 +17,10 @@ class Wish(NamedTuple):
 # by the infinitive: "wanted to ..."
 WISHES = {
     "see the sea": Wish(
-        ["{He} had heard that it was bigger than the sky.", "A passing bird had told {him} all about the waves."],
+        ["{he} had heard that it was bigger than the sky.", "A passing bird had told {him} all about the waves."],
         [
             "But the road was long, and soon {N} came to a fork and did not know which way to go.",
-            "{He} walked for two days, until thick fog covered the path.",
+            "{he} walked for two days, until thick fog covered the path.",
         ],
         ["{H} smelled the salt in the air and pointed the way.", "{H} drew a map in the sand and walked in front."],
         [
@@ -35,7 +35,7 @@ WISHES = {
         ],
         [
             "But each time {his} feet got wet, {N} ran back to the grass.",
-            "{He} jumped in and sank like a stone, and came out coughing.",
+            "{he} jumped in and sank like a stone, and came out coughing.",
         ],
         ["{H} held {him} up and told {him} to kick slowly.", "{H} showed {him} how to float, as calm as a leaf."],
         [
@@ -47,7 +47,7 @@ WISHES = {
         ["The summer feast was only three days away.", "It was going to be a birthday surprise for {his} mother."],
         [
             "But the first cake was as flat as a plate, and the second one was as black as coal.",
-            "{He} mixed salt with sugar by mistake, and the cake tasted terrible.",
+            "{he} mixed salt with sugar by mistake, and the cake tasted terrible.",
         ],
         [
             "{H} tasted the dough and added honey and a pinch of cinnamon.",
@@ -72,7 +72,7 @@ WISHES = {
     ),
     "grow the biggest pumpkin": Wish(
         [
-            "{He} had found a single seed in an old coat pocket.",
+            "{he} had found a single seed in an old coat pocket.",
             "The harvest fair gave a golden ribbon for it every year.",
         ],
         ["But the summer was dry, and the leaves turned yellow.", "But every night somebody nibbled at the leaves."],
@@ -83,7 +83,7 @@ WISHES = {
         ],
     ),
     "fly a kite": Wish(
-        ["{He} had made it from blue paper and an old ribbon.", "It was shaped like a fish and had a long red tail."],
+        ["{he} had made it from blue paper and an old ribbon.", "It was shaped like a fish and had a long red tail."],
         [
             "But there was no wind at all, and the kite just lay in the grass.",
             "But a strong gust took it and left it high up in a tree.",
@@ -112,13 +112,13 @@ WISHES = {
         ],
         [
             "That evening {N} sang a whole song, and even the wind stopped to listen.",
-            "{His} voice was small but clear, and everybody clapped.",
+            "{his} voice was small but clear, and everybody clapped.",
         ],
     ),
     "build a boat": Wish(
         [
             "There was an island on the horizon, and nobody knew what was on it.",
-            "{He} had found a beautiful piece of wood on the shore.",
+            "{he} had found a beautiful piece of wood on the shore.",
         ],
         [
             "But the first boat had a hole in it, and the water came in at once.",
@@ -151,7 +151,7 @@ WISHES = {
     "paint a picture of the sunset": Wish(
         [
             "The sky was never the same two evenings in a row.",
-            "{He} wanted to hang it above {his} bed for the dark winter days.",
+            "{he} wanted to hang it above {his} bed for the dark winter days.",
         ],
         [
             "But {he} had only one colour left, and that was green.",
@@ -167,10 +167,10 @@ WISHES = {
         ],
     ),
     "catch a falling star": Wish(
-        ["{He} needed a light for the long winter nights.", "{His} grandmother said that it would grant one wish."],
+        ["{he} needed a light for the long winter nights.", "{his} grandmother said that it would grant one wish."],
         [
             "But the stars were too quick and too far away.",
-            "{He} waited on the roof all night, and nothing fell at all.",
+            "{he} waited on the roof all night, and nothing fell at all.",
         ],
         [
             "{H} pointed at the pond, where every star was floating on the water.",
@@ -181,19 +181,10 @@ WISHES = {
             "Then a star fell right across the sky, and {N} made a wish and kept it secret.",
         ],
     ),
-    "fix the old clock in the tower": Wish(
-        ["It had been five minutes to twelve for a hundred years.", "Without it, everyone was late for everything."],
-        ["But one of the wheels was missing.", "But the stairs were broken, and the bell was full of dust."],
-        ["{H} found a button that was just the right size.", "{H} climbed up first and let down a rope."],
-        [
-            "With a loud tick and a soft tock, the old clock began to run.",
-            "At noon the bell rang twelve times, and everyone cheered.",
-        ],
-    ),
     "learn to dance": Wish(
         [
             "The harvest ball was coming, and there would be fiddles and drums.",
-            "{He} had seen the leaves dance in the wind.",
+            "{he} had seen the leaves dance in the wind.",
         ],
         ["But {he} had no idea which foot went first.", "But {he} turned around too fast and fell into a bush."],
         [
@@ -206,7 +197,7 @@ WISHES = {
         ],
     ),
     "cook soup for everyone": Wish(
-        ["The winter had been long, and everyone was cold and tired.", "{He} had found a very big pot."],
+        ["The winter had been long, and everyone was cold and tired.", "{he} had found a very big pot."],
         ["But there was only one carrot in the kitchen.", "But the fire would not burn, because the wood was wet."],
         [
             "{H} went from door to door, and everyone gave a little something.",
@@ -242,7 +233,7 @@ WISHES = {
         ],
     ),
     "plant an apple tree": Wish(
-        ["{He} loved apples more than anything.", "The hill behind the house looked so empty."],
+        ["{he} loved apples more than anything.", "The hill behind the house looked so empty."],
         ["But the ground was hard and full of stones.", "But a cold night came, and the little tree began to shiver."],
         ["{H} dug a deep hole and carried the stones away.", "{H} wrapped the little tree in a warm scarf."],
         [
@@ -250,49 +241,10 @@ WISHES = {
             "In spring it had three white flowers, and in autumn three red apples.",
         ],
     ),
-    "make the sad king laugh": Wish(
-        ["The king had not laughed for seven years.", "Whoever did it would get a bag of silver."],
-        [
-            "But the king did not even smile at {his} best joke.",
-            "But {he} was so nervous that {he} forgot every joke {he} knew.",
-        ],
-        [
-            "{H} came in with a pot on {hhis} head, thinking that it was a hat.",
-            "{H} whispered the silliest joke in the world into {his} ear.",
-        ],
-        [
-            "The king laughed until his crown fell off.",
-            "First the king giggled, then he roared, and the whole castle laughed with him.",
-        ],
-    ),
-    "stay awake until sunrise": Wish(
-        ["{He} had never seen the sun come up.", "The first light, they said, sounds like a bell."],
-        ["But {his} eyes grew heavy long before midnight.", "But the night was dark and full of strange noises."],
-        ["{H} told {him} one story after another.", "{H} lit a small fire and kept {him} company."],
-        [
-            "At last the sky turned pink and gold, and they both held their breath.",
-            "Then the sun rose, and {N} knew that the long night had been worth it.",
-        ],
-    ),
-    "send a letter to {his} grandmother": Wish(
-        ["She lived far away, beyond seven hills.", "Her birthday was only a week away."],
-        [
-            "But the wind blew the letter out of {his} hands and over the fields.",
-            "But the postman was ill, and nobody else knew the way.",
-        ],
-        [
-            "{H} ran after it and caught it just before it fell into the river.",
-            "{H} put the letter in a bag and promised to carry it there.",
-        ],
-        [
-            "A week later an answer came, with a big red heart on it.",
-            "Grandmother read it three times and sent back a box of biscuits.",
-        ],
-    ),
     "build a house of snow": Wish(
         [
             "It had snowed all night, and the world was white and quiet.",
-            "{He} wanted to sleep under a roof that sparkled.",
+            "{he} wanted to sleep under a roof that sparkled.",
         ],
         ["But the walls kept falling down.", "But {his} hands were cold, and it was getting dark."],
         ["{H} showed {him} how to cut the snow into blocks.", "{H} brought hot tea and a lantern."],
@@ -302,7 +254,7 @@ WISHES = {
         ],
     ),
     "play the drum": Wish(
-        ["The parade was on Sunday, and there was no drummer.", "{He} tapped on pots and boxes all day long."],
+        ["The parade was on Sunday, and there was no drummer.", "{he} tapped on pots and boxes all day long."],
         ["But the drum had a hole in it.", "But the neighbours said that it was much too loud."],
         ["{H} mended it with a piece of old leather.", "{H} led {him} to a meadow where nobody would mind."],
         [

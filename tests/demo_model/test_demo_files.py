@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
 import samples
 import torch
+import words
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -23,7 +25,16 @@ FILES = {
     "tokenizer.json",
     "tokenizer_config.json",
 }
-RAW_PROMPTS = ["Once upon a time", "The little robot", "Tell me a story about a dragon."]
+RAW_PROMPTS = [
+    "Once upon a time",
+    "Hello, how are you?",
+    "Tell me a story about a dragon.",
+    "Max the dog",
+    "Long ago",
+    "I am",
+    "Lily was",
+    "One day",
+]
 
 
 @pytest.fixture(scope="session")
@@ -113,33 +124,52 @@ def assert_is_a_story(text: str, stopped: bool) -> None:
     assert len(set(runs)) == len(runs), text
 
 
+@pytest.fixture(scope="session")
+def raw_answers(oracle) -> dict[str, tuple[str, bool]]:  # type: ignore[no-untyped-def]
+    """What the reference makes of each plain prompt."""
+    return {prompt: told(oracle, oracle[1](prompt)["input_ids"]) for prompt in RAW_PROMPTS}
+
+
 @pytest.mark.parametrize("prompt", RAW_PROMPTS)
-def test_raw_prompts_become_stories(oracle, prompt: str) -> None:  # type: ignore[no-untyped-def]
+def test_raw_prompts_become_stories(raw_answers: dict[str, tuple[str, bool]], prompt: str) -> None:
     """The reference continues a plain prompt to a story that ends by itself."""
-    assert_is_a_story(*told(oracle, oracle[1](prompt)["input_ids"]))
+    assert_is_a_story(*raw_answers[prompt])
 
 
-def asked(oracle) -> tuple[str, bool]:  # type: ignore[no-untyped-def]
-    """The answer to a message that names a kind and a name."""
-    messages = [{"role": "user", "content": "Tell me a story about a fox named Pip."}]
+def answer(oracle, request: str) -> tuple[str, bool]:  # type: ignore[no-untyped-def]
+    """The greedy answer to one message, and whether it ended with EOS."""
+    messages = [{"role": "user", "content": request}]
     text = oracle[1].apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     return told(oracle, oracle[1](text)["input_ids"])
 
 
-def test_messages_become_stories(oracle) -> None:  # type: ignore[no-untyped-def]
-    """The chat template leads to a story that ends by itself."""
-    assert_is_a_story(*asked(oracle))
+def names_in(text: str) -> set[str]:
+    """The heroes of the grammar that a text names."""
+    return set(re.findall(r"[A-Z]\w+", text)) & set(words.NAMES)
 
 
-@pytest.mark.xfail(strict=True, reason="the shipped weights do not copy reliably yet; see build/demo_model/README.md")
-def test_a_story_is_about_what_was_asked_for(oracle) -> None:  # type: ignore[no-untyped-def]
-    """Kind and name of the request are those of the hero."""
-    story, _ = asked(oracle)
-    assert "fox" in story
-    assert "Pip" in story
+@pytest.mark.parametrize(("kind", "name"), [("fox", "Pip"), ("dragon", "Lily"), ("penguin", "Oscar")])
+def test_a_story_is_about_whom_was_asked_for(oracle, kind: str, name: str) -> None:  # type: ignore[no-untyped-def]
+    """Kind and name of the request are those of the hero, and nobody else is named."""
+    story, stopped = answer(oracle, f"Tell me a story about a {kind} named {name}.")
+    assert_is_a_story(story, stopped)
+    assert kind in story
+    assert names_in(story) == {name}, story
 
 
-def test_different_prompts_give_different_stories(oracle) -> None:  # type: ignore[no-untyped-def]
-    """No two of the prompts end in the same text."""
-    stories = [told(oracle, oracle[1](prompt)["input_ids"])[0] for prompt in RAW_PROMPTS]
-    assert len(set(stories)) == len(stories)
+def test_a_hero_keeps_the_name_it_began_with(raw_answers: dict[str, tuple[str, bool]]) -> None:
+    """A name in a plain beginning is the only one of the story."""
+    assert names_in(raw_answers["Max the dog"][0]) == {"Max"}
+
+
+def test_different_prompts_give_different_stories(raw_answers: dict[str, tuple[str, bool]]) -> None:
+    """No two of the eight prompts end in the same text."""
+    assert len({text for text, _ in raw_answers.values()}) == len(RAW_PROMPTS) == 8
+
+
+def test_a_question_about_the_model_gets_a_short_answer(oracle) -> None:  # type: ignore[no-untyped-def]
+    """It says what it is instead of telling a story."""
+    text, stopped = answer(oracle, "What is your name?")
+    assert stopped
+    assert "Demo" in text
+    assert len(text.split()) < 40

@@ -6,6 +6,7 @@ import re
 from random import Random
 
 import jinja2.sandbox
+import plots
 import pytest
 import samples
 import stories
@@ -27,11 +28,11 @@ def test_stories_hardly_ever_repeat() -> None:
 
 
 def test_stories_have_the_length_of_a_story() -> None:
-    """Between 50 and 180 words, every field filled, every quotation closed."""
+    """Between 40 and 150 words, every field filled, every quotation closed."""
     rng = Random(2)
     for _ in range(2_000):
         story = stories.tell(rng)
-        assert 50 <= len(story.split()) <= 180, story
+        assert 40 <= len(story.split()) <= 150, story
         assert not re.search(r"[{}]|\s{2,}| [.,]", story), story
         assert story.count('"') % 2 == 0, story
 
@@ -49,16 +50,33 @@ def test_the_hero_keeps_name_kind_and_place() -> None:
         assert "owl" in story
 
 
+def test_only_the_hero_has_a_name() -> None:
+    """No second name is ever told, so that there is only one to copy."""
+    rng = Random(8)
+    for _ in range(500):
+        story = stories.tell(rng, Wanted(kind="fox", name="Beep"))
+        assert not set(re.findall(r"[A-Z]\w+", story)) & set(words.NAMES), story
+        assert story.count("Beep") >= 2, story
+
+
 def test_hero_and_helper_never_share_a_pronoun() -> None:
     """ "She" and "he" always tell the two apart, and a queen is never "he"."""
     rng = Random(4)
     for _ in range(500):
-        hero = stories.choose_hero(rng, Wanted())
+        hero = stories.choose_hero(rng, Wanted(kind=rng.choice([*words.KINDS, *words.RARE_KINDS])))
         helper = stories.choose_helper(rng, hero, Wanted())
         assert hero.she != helper.she
-        assert hero.name != helper.name
+        assert hero.kind != helper.kind
         assert hero.she == "she" or hero.kind not in words.SHE_KINDS
-        assert helper.she == "he" or helper.kind not in words.HE_KINDS
+        assert hero.she == "he" or hero.kind not in words.HE_KINDS
+
+
+def test_every_kind_has_favourites_of_its_own() -> None:
+    """No two kinds share their favourite plot, opening or name: different beginnings lead to different stories."""
+    count = len(words.KINDS)
+    assert len({stories.PLOTS[i * stories.PLOT_STRIDE % len(stories.PLOTS)] for i in range(count)}) == count
+    assert len(plots.OPENINGS) >= count
+    assert len(words.NAMES) >= count
 
 
 @pytest.mark.parametrize("wish", WISHES)
