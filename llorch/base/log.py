@@ -20,7 +20,8 @@ class LogFormat(Enum):
 class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields = "".join(f" {k}={v}" for k, v in _fields(record).items())
-        return f"{self.formatTime(record)} {record.levelname.lower()} {record.name} {record.getMessage()}{fields}"
+        line = f"{self.formatTime(record)} {record.levelname.lower()} {record.name} {record.getMessage()}{fields}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
 class _Json(logging.Formatter):
