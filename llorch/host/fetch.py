@@ -2,7 +2,8 @@
 
 The library gives the metadata, the credentials and the cache; the transfer itself is ours, because the library (2.x)
 throws a partial file away when the process ends, and a download of gigabytes must go on where it stopped.
-Only safetensors, JSON and tokenizer.model are ever fetched: nothing that could hold code.
+Only safetensors, JSON, tokenizer.model and the chat template are ever fetched: nothing that would run outside of the
+templates' sandbox.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any, Protocol
 from llorch.base.errors import HostError, NotFound, Unreachable
 from llorch.host import disk, runtime
 
+TEMPLATE_FILE = "chat_template.jinja"  # where newer repositories keep what tokenizer_config.json held
 READ_TIMEOUT_S = 30.0
 LOOK_UP_TIMEOUT_S = 20.0
 RETRIES_MAX = 6  # in a row, without a single byte between them
@@ -69,8 +71,8 @@ class Watcher(Protocol):
 
 
 def is_wanted(path: str) -> bool:
-    """Weights and JSON at the top of the repository, and tokenizer.model; never pickled weights or code."""
-    return "/" not in path and (path.endswith((".safetensors", ".json")) or path == "tokenizer.model")
+    """Weights and JSON at the top of the repository, tokenizer.model and template; never pickled weights or code."""
+    return "/" not in path and (path.endswith((".safetensors", ".json")) or path in ("tokenizer.model", TEMPLATE_FILE))
 
 
 def select(files: Sequence[RemoteFile]) -> tuple[RemoteFile, ...]:

@@ -31,8 +31,9 @@ def download_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit (default: the repository's default)")
     parser.add_argument("--force", action="store_true", help="ask the hub again, although it is downloaded")
     parser.epilog = (
-        "Only safetensors, JSON and tokenizer.model are fetched, each checked by its checksum. HF_TOKEN, HF_ENDPOINT "
-        "and the other variables of the hub's own tools are honoured. Interrupted, the same command goes on."
+        "Only safetensors, JSON, tokenizer.model and chat_template.jinja are fetched, each checked by its checksum. "
+        "HF_TOKEN, HF_ENDPOINT and the other variables of the hub's own tools are honoured. "
+        "Interrupted, the same command goes on."
     )
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from dataclasses import replace
 from typing import Any
 
 from llorch.base import ids
-from llorch.base.errors import HostError, ModelNotFound, UsageError
+from llorch.base.errors import HostError, UsageError
 from llorch.base.home import Home, find_home
 from llorch.base.ids import ModelId
 from llorch.pool import catalog_file, listing
@@ -145,7 +146,7 @@ def unregister(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 def info_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="ID")
-    parser.add_argument("--template", action="store_true", help="print the prompt template's source only")
+    parser.add_argument("--template", action="store_true", help="print the chat template only, as workers use it")
 
 
 def info(arguments: argparse.Namespace, terminal: Terminal) -> int:
@@ -187,18 +188,43 @@ def _read_object(home: Home, entry: ModelEntry, name: str) -> dict[str, Any]:
 
 
 def _print_template(home: Home, entry: ModelEntry, arguments: argparse.Namespace) -> int:
-    """JSON: {id, origin: catalog|model|architecture, template}."""
-    own = _read_object(home, entry, "tokenizer_config.json").get("chat_template")
-    if entry.template:
-        origin, text = "catalog", entry.template
-    elif isinstance(own, str):
-        origin, text = "model", own
-    elif entry.architecture:
-        origin, text = "architecture", entry.architecture
-    else:
-        raise ModelNotFound(f"model '{entry.id}' has no template; prompts go in as they are")
+    """The template as a worker chooses it. JSON: {id, origin: catalog|model|built-in, name, template}."""
+    from llorch.wire import templates  # the other commands need not wait for it
+
+    own = _own_template(home, entry)
+    chosen = templates.choose(
+        explicit=entry.template,
+        own=own,
+        architecture=str(read_config(home, entry).get("model_type") or entry.architecture),
+        control_tokens=_control_tokens(home, entry),
+    )
+    origin = "catalog" if entry.template else "built-in" if own is None else "model"
+    if origin == "built-in" and not entry.downloaded:
+        print(f"llorch-pool: {entry.id} is not downloaded; it may bring a template of its own", file=sys.stderr)
     if arguments.json:
-        print_json({"id": entry.id, "origin": origin, "template": text})
+        print_json({"id": entry.id, "origin": origin, "name": chosen.name, "template": chosen.source})
     else:
-        print(text)
+        print(chosen.source)
     return 0
+
+
+def _own_template(home: Home, entry: ModelEntry) -> str | None:
+    """What the model's files say; a file of its own goes before the tokenizer's configuration."""
+    from llorch.host import fetch
+    from llorch.wire.templates import own_template
+
+    if entry.downloaded:
+        path = catalog_file.directory(home, entry) / fetch.TEMPLATE_FILE
+        try:
+            return path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            pass
+        except (OSError, UnicodeDecodeError) as error:
+            raise HostError(f"model '{entry.id}': {path.name} cannot be read: {error}") from error
+    return own_template(_read_object(home, entry, "tokenizer_config.json").get("chat_template"))
+
+
+def _control_tokens(home: Home, entry: ModelEntry) -> list[str]:
+    """The control tokens that the model's tokenizer knows by name."""
+    rows = _read_object(home, entry, "tokenizer.json").get("added_tokens")
+    return [str(row.get("content")) for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []

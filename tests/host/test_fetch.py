@@ -21,6 +21,7 @@ def remote(path: str, data: bytes = b"x", *, large: bool = True) -> RemoteFile:
     [
         (["model.safetensors", "config.json"], ["config.json", "model.safetensors"]),
         (["model.safetensors", "tokenizer.model", "x.model"], ["model.safetensors", "tokenizer.model"]),
+        (["model.safetensors", "chat_template.jinja", "x.jinja"], ["chat_template.jinja", "model.safetensors"]),
         (["pytorch_model.bin", "config.json", "model.pt"], []),
         (["model.safetensors", "pytorch_model.bin", "run.py", "a.pkl"], ["model.safetensors"]),
         (["model.safetensors", "original/params.json", "onnx/model.safetensors"], ["model.safetensors"]),

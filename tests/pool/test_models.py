@@ -7,6 +7,7 @@ import os
 import subprocess
 from pathlib import Path
 
+from llorch.wire import templates
 from tests.daemons import ROOT, program
 from tests.pool.pools import Pool
 
@@ -128,11 +129,50 @@ def _answer(pool: Pool, typed: bytes) -> int:
     return code
 
 
-def test_the_template_of_a_model(pool: Pool, model_files: Path) -> None:
-    """`info --template` prints the model's own chat template."""
-    (model_files / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
+def template(pool: Pool, model_id: str = "mine") -> tuple[str, str, str]:
+    """What `info --template` says: where it is from, its name, its text."""
+    body = pool.ok("models", "info", model_id, "--template", "--json").json()
+    assert pool.ok("models", "info", model_id, "--template").out == body["template"] + "\n"
+    return body["origin"], body["name"], body["template"]
+
+
+def test_the_template_of_a_model_is_the_one_that_workers_use(pool: Pool, model_files: Path) -> None:
+    """Its text, chosen in the workers' order: architecture, telling tokens, the model's own, its own file."""
+
+    def imported() -> tuple[str, str, str]:
+        pool.ok("models", "import", str(model_files), "--id", "mine")
+        found = template(pool)
+        pool.ok("models", "delete", "mine", "-y")
+        return found
+
+    (model_files / "tokenizer.json").write_text("{}")
+    assert imported() == ("built-in", "chatml", templates.CHATML)  # config.json says qwen2
+    (model_files / "config.json").write_text('{"model_type": "llama"}')
+    assert imported() == ("built-in", "llama2", templates.LLAMA2)
+    (model_files / "tokenizer.json").write_text('{"added_tokens": [{"id": 1, "content": "<|start_header_id|>"}]}')
+    assert imported() == ("built-in", "llama3", templates.LLAMA3)
+    named = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "{{ messages }}"}]
+    (model_files / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
+    assert imported() == ("model", "model", "{{ messages }}")
+    (model_files / "chat_template.jinja").write_text("{{ bos_token }}")
+    assert imported() == ("model", "model", "{{ bos_token }}")
+
+
+def test_a_template_of_the_catalog_goes_first(pool: Pool, model_files: Path) -> None:
+    """A built-in name in the catalog means that template's text, not its name."""
+    (model_files / "tokenizer.json").write_text("{}")
     pool.ok("models", "import", str(model_files), "--id", "mine")
-    assert pool.ok("models", "info", "mine", "--template").out == "{{ messages }}\n"
+    catalog = json.loads((pool.home / "catalog.json").read_bytes())
+    catalog["models"][0]["template"] = "zephyr"
+    (pool.home / "catalog.json").write_text(json.dumps(catalog))
+    assert template(pool) == ("catalog", "zephyr", templates.ZEPHYR)
+
+
+def test_the_template_of_a_model_that_is_not_here_is_a_guess(pool: Pool) -> None:
+    """The architecture's default, and stderr says that the model may bring its own."""
+    ran = pool.ok("models", "info", "mistral", "--template")
+    assert ran.out == templates.MISTRAL + "\n"
+    assert "not downloaded" in ran.err
 
 
 def test_a_checkout_keeps_the_seeds_folders(pool: Pool, model_files: Path, tmp_path: Path) -> None:
