@@ -127,7 +127,7 @@ def import_model(arguments: argparse.Namespace, terminal: Terminal) -> int:
         raise HostError(f"model '{model_id}' has files already: choose another --id, or delete it first")
     with disk.locked(home.models_dir / f".{model_id}.lock", timeout_s=5.0):
         folder = home.model_dir(model_id, "")
-        files = _take_in(source, folder, terminal, arguments)
+        files = _take_in(source, folder, terminal)
         name = arguments.name or (known.name if known else model_id)
         blank = known or ModelEntry(ModelId(model_id), name, "", "", path="")
         named = replace(blank, name=name, architecture=arguments.architecture or blank.architecture)
@@ -141,7 +141,7 @@ def import_model(arguments: argparse.Namespace, terminal: Terminal) -> int:
     return 0
 
 
-def _take_in(source: Path, folder: Path, terminal: Terminal, arguments: argparse.Namespace) -> tuple[ModelFile, ...]:
+def _take_in(source: Path, folder: Path, terminal: Terminal) -> tuple[ModelFile, ...]:
     """Link or copy the wanted files into `folder` and take their checksums."""
     if source == folder:
         raise HostError("the directory is the model's own place already; import from elsewhere")

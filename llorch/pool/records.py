@@ -109,9 +109,7 @@ def _parse(path: Path) -> WorkerRecord:
         raise ValueError("not a worker record")
     if not all(isinstance(body.get(name), (int, float)) for name in _NUMBERS):
         raise ValueError("a number is missing")
-    texts = {
-        name: str(body.get(name) or "") for name in ("url", "model", "backend", "log_path", "home_id", "spawned_at")
-    }
+    texts = {name: str(body.get(name) or "") for name in _TEXTS}
     gpu = body.get("gpu")
     return WorkerRecord(
         worker_id=path.stem,

@@ -25,7 +25,6 @@ STORY_TOKENS_MAX = 400
 BATCH_TOKENS_MAX = 120
 KILL_AT_PIECE = 6
 TRIES_MAX = 5
-WAIT_S = 60.0
 
 
 def demo_arguments(parser: argparse.ArgumentParser) -> None:
@@ -87,7 +86,7 @@ def _show(cluster: Cluster, results: Results) -> None:
     story = _stream_story(client, results)
     _cancel_one(client, results)
     _fail_over(cluster, story, results)
-    _finish_batch(client, batch, results)
+    _finish_batch(batch, results)
 
 
 def _request(prompt: str, max_tokens: int, priority: Priority = Priority.INTERACTIVE) -> InferenceRequest:
@@ -184,7 +183,7 @@ def _stream_and_kill(cluster: Cluster, results: Results) -> tuple[str, dict[str,
     return text, job
 
 
-def _finish_batch(client: Client, batch: list[JobHandle], results: Results) -> None:
+def _finish_batch(batch: list[JobHandle], results: Results) -> None:
     """The batch jobs must all complete, on whatever worker is left."""
     for handle in batch:
         for event in handle.events():
