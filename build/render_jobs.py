@@ -46,8 +46,7 @@ def settings() -> str:
     rows = []
     for field in fields(BrainSettings):
         value = getattr(defaults, field.name)
-        if field.name != "known_models":
-            rows.append([f"`{field.name}`", "none" if value is None else f"{value:g}"])
+        rows.append([f"`{field.name}`", "none" if value is None else f"{value:g}"])
     return table(["setting", "default"], rows)
 
 

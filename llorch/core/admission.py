@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from llorch.base import errors
-from llorch.base.ids import JobId
+from llorch.base.ids import JobId, ModelId
 from llorch.core import journey
 from llorch.core.effects import Accept, CountTokens, Duplicate, Refuse
+from llorch.core.events import CatalogRead
 from llorch.core.fleet import Worker
 from llorch.core.job import JobRecord, JobSpec, JobState
 from llorch.core.placement import hard_misfit, pin_problem, takes, usable
@@ -24,6 +25,7 @@ def submit(state: State, spec: JobSpec) -> None:
     """A client asks for a job: refuse, answer with the earlier one, count its tokens first, or take it."""
     if spec.job_id in state.jobs:
         return
+    spec = replace(spec, model=_model_meant(state, spec.model))
     earlier = _earlier(state, spec)
     if earlier is not None:
         state.do(Duplicate(spec.job_id, earlier))
@@ -40,6 +42,16 @@ def submit(state: State, spec: JobSpec) -> None:
     state.admitting += 1
     state.timers.set(Bell.COUNT, job.id, state.now + state.settings.count_timeout_s)
     state.do(CountTokens(job.id, counter.id, counter.spec.url))
+
+
+def catalog_read(state: State, event: CatalogRead) -> None:
+    """The models and names that clients may use from now on."""
+    state.known_models, state.aliases = event.known_models, dict(event.aliases)
+
+
+def _model_meant(state: State, name: ModelId | None) -> ModelId | None:
+    """The model behind an alias of the catalog, unless some worker uses the alias as its model's id."""
+    return name if name is None or name in state.fleet.models else state.aliases.get(name, name)
 
 
 def new_live_job(state: State, record: JobRecord) -> LiveJob:
@@ -88,7 +100,7 @@ def _refused(state: State, job: LiveJob) -> bool:
 
 
 def _model_known(state: State, spec: JobSpec) -> bool:
-    return spec.model is None or spec.model in state.fleet.models or spec.model in state.settings.known_models
+    return spec.model is None or spec.model in state.fleet.models or spec.model in state.known_models
 
 
 def _largest(state: State, job: LiveJob) -> Worker | None:
@@ -165,9 +177,7 @@ def admit(state: State, job: LiveJob) -> None:
     state.move(job, Happening.ADMITTED)
     state.jobs[job.id] = job
     if spec.idempotency_key is not None:
-        state.keys[spec.tenant, spec.idempotency_key] = job.id
-        if len(state.keys) > state.settings.idempotency_keys_max:
-            state.keys.popitem(last=False)
+        state.remember_key(spec.tenant, spec.idempotency_key, job.id)
     limit = journey.total_limit_at(job)
     if limit is not None:
         state.timers.set(Bell.TOTAL, job.id, limit)

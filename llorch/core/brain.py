@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from llorch.base.ids import JobId, WorkerId
+from llorch.base.ids import JobId, PoolId, WorkerId
 from llorch.core import admission, bells, journey, leases, restart
 from llorch.core import events as happened
 from llorch.core.effects import Effect, PoolRecord
@@ -90,6 +90,10 @@ class Brain:
         """Registered hosts plus hosts with live workers, by id."""
         return self._state.fleet.pool_records()
 
+    def registered_pools(self) -> frozenset[PoolId]:
+        """The hosts that an operator registered: workers there may be announced by others."""
+        return frozenset(self._state.fleet.pools)
+
     def counts(self) -> Counts:
         """The numbers of `/health`."""
         state = self._state
@@ -110,10 +114,11 @@ class Brain:
             happened.AttemptFailed: self._attempt_over(self._attempt_failed),
             happened.WorkerAnnounced: lambda event: leases.announced(state, event.spec),
             happened.HeartbeatReceived: lambda event: leases.heard(state, event),
-            happened.WorkerDrainRequested: lambda event: leases.drain_worker(state, event.worker_id),
+            happened.WorkerDrainRequested: lambda event: leases.drain_worker(state, event),
             happened.WorkerForgetRequested: lambda event: leases.forget_worker(state, event.worker_id),
             happened.PoolRegistered: lambda event: leases.register_pool(state, event),
             happened.PoolForgotten: lambda event: leases.forget_pool(state, event),
+            happened.CatalogRead: lambda event: admission.catalog_read(state, event),
             happened.DrainStarted: self._drain_started,
             happened.TimePassed: self._time_passed,
             happened.Restarted: lambda event: restart.restore(state, event),

@@ -135,6 +135,7 @@ class Finish:
 
     job_id: JobId
     ending: Ending
+    correlation_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +151,7 @@ class Announce:
 class DrainWorker:
     worker_id: WorkerId
     url: str
+    correlation_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

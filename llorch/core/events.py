@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llorch.base.ids import JobId, PoolId, WorkerId
+from llorch.base.ids import JobId, ModelId, PoolId, TenantId, WorkerId
 from llorch.core.job import Failure, JobRecord, JobSpec, Result
 from llorch.core.worker import Load, WorkerRecord, WorkerSpec
 
@@ -93,6 +93,7 @@ class HeartbeatReceived:
 @dataclass(frozen=True, slots=True)
 class WorkerDrainRequested:
     worker_id: WorkerId
+    correlation_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,14 @@ class PoolForgotten:
 
 
 @dataclass(frozen=True, slots=True)
+class CatalogRead:
+    """What the host's catalog says now: models that are known even without a worker, and other names of models."""
+
+    known_models: frozenset[ModelId]
+    aliases: tuple[tuple[str, ModelId], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class DrainStarted:
     """orchestratord itself takes no new jobs; running ones finish."""
 
@@ -125,12 +134,16 @@ class TimePassed:
 
 @dataclass(frozen=True, slots=True)
 class Restarted:
-    """The stored state at start: live jobs in order of acceptance, known workers (all to re-announce), pools."""
+    """The stored state at start: live jobs in order of acceptance, known workers (all to re-announce), pools.
+
+    `keys` are the newest idempotency keys, oldest first, of jobs that have ended as well as of live ones.
+    """
 
     jobs: tuple[JobRecord, ...]
     workers: tuple[WorkerRecord, ...]
     pools: tuple[PoolRegistered, ...]
     frames_relayed: dict[JobId, int]
+    keys: tuple[tuple[TenantId, str, JobId], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +170,7 @@ Event = (
     | WorkerForgetRequested
     | PoolRegistered
     | PoolForgotten
+    | CatalogRead
     | DrainStarted
     | TimePassed
     | Restarted

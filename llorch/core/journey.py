@@ -292,7 +292,7 @@ def finish(state: State, job: LiveJob, happening: Happening, ending: Ending) -> 
     state.keep_job(job)
     state.explain(job.id, ending.state.value, job.record.worker_id, (), ending.error_code or _stop_reason(ending))
     del state.jobs[job.id]
-    state.do(Finish(job.id, ending))
+    state.do(Finish(job.id, ending, job.record.spec.correlation_id))
 
 
 def _stop_reason(ending: Ending) -> str:

@@ -6,7 +6,13 @@ from llorch.base import errors
 from llorch.base.ids import JobId, WorkerId
 from llorch.core import journey
 from llorch.core.effects import CancelCause, DrainWorker, PoolDropped, PoolRecord, RefuseWorker
-from llorch.core.events import AttemptFailed, HeartbeatReceived, PoolForgotten, PoolRegistered
+from llorch.core.events import (
+    AttemptFailed,
+    HeartbeatReceived,
+    PoolForgotten,
+    PoolRegistered,
+    WorkerDrainRequested,
+)
 from llorch.core.fleet import Worker
 from llorch.core.job import Failure, FailureKind, JobState
 from llorch.core.placement import serveable
@@ -171,16 +177,16 @@ def rested(state: State, worker: Worker) -> None:
     state.touch(worker)
 
 
-def drain_worker(state: State, worker_id: WorkerId) -> None:
+def drain_worker(state: State, event: WorkerDrainRequested) -> None:
     """An operator wants it empty: no new attempts; it finishes what it has and goes."""
-    worker = state.fleet.workers.get(worker_id)
+    worker = state.fleet.workers.get(event.worker_id)
     if worker is None or worker.state is not WorkerState.READY:
         return
     worker.state, worker.drain_asked = WorkerState.DRAINING, True
     state.fleet.refresh(worker, state.now)
     state.keep_worker(worker)
     state.shaken[worker.spec.model] = None
-    state.do(DrainWorker(worker.id, worker.spec.url))
+    state.do(DrainWorker(worker.id, worker.spec.url, event.correlation_id))
 
 
 def forget_worker(state: State, worker_id: WorkerId) -> None:

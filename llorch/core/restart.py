@@ -18,6 +18,8 @@ def restore(state: State, event: Restarted) -> None:
     state.patient_until = state.now + state.settings.restart_wait_s
     for pool in event.pools:
         state.fleet.pools[pool.pool_id] = pool.draining
+    for tenant, key, job_id in event.keys:
+        state.remember_key(tenant, key, job_id)
     for stored in event.workers:
         _restore_worker(state, stored)
     for record in event.jobs:
@@ -44,7 +46,7 @@ def _restore_job(state: State, record: JobRecord, frames_relayed: int) -> LiveJo
     state.jobs[job.id] = job
     state.sequence = max(state.sequence, record.sequence + 1)
     if record.spec.idempotency_key is not None:
-        state.keys[record.spec.tenant, record.spec.idempotency_key] = job.id
+        state.remember_key(record.spec.tenant, record.spec.idempotency_key, job.id)
     limit = journey.total_limit_at(job)
     if limit is not None:
         state.timers.set(Bell.TOTAL, job.id, limit)

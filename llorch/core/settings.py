@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
-from llorch.base.ids import ModelId
+from dataclasses import dataclass
 
 UNBOUNDED = -1
+IDEMPOTENCY_KEYS_MAX = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class BrainSettings:
-    """Durations are seconds. `known_models` are the catalog's ids: known, even when no worker ever announced them."""
+    """Durations are seconds."""
 
     queue_capacity: int = 10_000
-    known_models: frozenset[ModelId] = field(default_factory=frozenset)
     lease_s: float = 5.0
     lost_worker_kept_s: float = 600.0
     queue_timeout_interactive_s: float | None = 600.0
@@ -35,4 +33,4 @@ class BrainSettings:
     announce_batch: int = 500
     reasons_max: int = 8
     sessions_max: int = 10_000
-    idempotency_keys_max: int = 10_000
+    idempotency_keys_max: int = IDEMPOTENCY_KEYS_MAX

@@ -62,6 +62,8 @@ class State:
         self.fleet = Fleet()
         self.timers = Timers()
         self.sessions: OrderedDict[tuple[TenantId, SessionId], WorkerId] = OrderedDict()
+        self.known_models: frozenset[ModelId] = frozenset()
+        self.aliases: dict[str, ModelId] = {}
         self.keys: OrderedDict[tuple[TenantId, str], JobId] = OrderedDict()
         self.watching: OrderedDict[JobId, None] = OrderedDict()
         self.unmet_pins: dict[Shape, float] = {}
@@ -85,6 +87,12 @@ class State:
     def keep_job(self, job: LiveJob) -> None:
         """Persist the job's record."""
         self._kept["job", job.id] = Persist(job.record)
+
+    def remember_key(self, tenant: TenantId, key: str, job_id: JobId) -> None:
+        """From now on this idempotency key means this job; the oldest key makes room."""
+        self.keys[tenant, key] = job_id
+        if len(self.keys) > self.settings.idempotency_keys_max:
+            self.keys.popitem(last=False)
 
     def keep_worker(self, worker: Worker) -> None:
         """Persist the worker's record."""

@@ -16,7 +16,10 @@ class WorkerState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """What a worker announced. `pool` is the host it runs on; `protocol_ok` False means: listed, never used."""
+    """What a worker announced. `pool` is the host it runs on; `protocol_ok` False means: listed, never used.
+
+    `adopted`: an operator named its URL; it does not know us, so we have to ask it how it is.
+    """
 
     worker_id: WorkerId
     url: str
@@ -29,6 +32,7 @@ class WorkerSpec:
     version: str
     protocol: int
     protocol_ok: bool = True
+    adopted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

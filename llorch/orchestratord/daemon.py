@@ -10,7 +10,6 @@ import socket
 import ssl
 import time
 from contextlib import AsyncExitStack
-from dataclasses import replace
 
 from llorch.base import clock, log, worker_token
 from llorch.base.clock import SystemClock
@@ -19,12 +18,13 @@ from llorch.base.ids import JobId, WorkerId
 from llorch.core.brain import Brain
 from llorch.core.events import DrainStarted, PoolRegistered, Restarted
 from llorch.host.process import on_stop
-from llorch.orchestratord import access, known_models, statedir, upstream
+from llorch.orchestratord import access, statedir, upstream
 from llorch.orchestratord.access import Access
 from llorch.orchestratord.adopt import Adopter
 from llorch.orchestratord.clock import BrainClock
 from llorch.orchestratord.dispatch import Dispatcher
 from llorch.orchestratord.driver import Driver
+from llorch.orchestratord.known_models import CatalogWatch
 from llorch.orchestratord.metrics import Metrics
 from llorch.orchestratord.routes import application
 from llorch.orchestratord.service import Phase, Service
@@ -89,8 +89,7 @@ class Daemon:
         self._snapshot = store.snapshot()
         token = worker_token.find_or_create(os.environ, settings.state_dir)
         door = Access(settings.mode, settings.lan_access, token)
-        catalog = known_models.read(os.environ)
-        brain = Brain(replace(settings.brain, known_models=frozenset(entry.id for entry in catalog.entries())))
+        brain = Brain(settings.brain)
         brain_clock = BrainClock(SystemClock(), self._snapshot.newest_at)
         streams, metrics, vouched = Streams(), Metrics(), set[str]()
 
@@ -111,7 +110,7 @@ class Daemon:
             metrics=metrics,
             adopter=adopter,
             vouched=vouched,
-            aliases=known_models.aliases(catalog),
+            catalog=CatalogWatch(os.environ),
         )
         self._stop_wanted = asyncio.Event()
         self._stop_now = asyncio.Event()
@@ -121,6 +120,7 @@ class Daemon:
         service, settings = self.service, self._settings
         on_stop(asyncio.get_running_loop(), self._on_signal)
         turns = self._group.create_task(service.driver.run(), name="driver")
+        service.refresh_catalog()
         await service.driver.tell(restarted(self._snapshot, service))
         for stream in service.streams:
             if (place := service.brain.position(stream.job_id)) is not None:

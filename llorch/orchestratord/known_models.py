@@ -3,27 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from llorch.base import log
 from llorch.base.errors import LlorchError
 from llorch.base.home import find_home
-from llorch.base.ids import ModelId
+from llorch.core.events import CatalogRead
 from llorch.wire.catalog import Catalog, parse_catalog
 
 logger = log.get(__name__)
 
 
-def read(env: Mapping[str, str]) -> Catalog:
-    """This host's catalog; the built-in models alone when there is none, or none that can be read."""
-    try:
-        return parse_catalog(find_home(env).catalog_path.read_bytes())
-    except FileNotFoundError:
-        return Catalog()
-    except (OSError, LlorchError) as error:
-        log.event(logger, f"the catalog of this host cannot be read, built-in models only: {error}", level=30)
-        return Catalog()
+class CatalogWatch:
+    """Reads the catalog when its file has changed; writers replace the file, so it is always whole."""
 
+    def __init__(self, env: Mapping[str, str]) -> None:
+        """A home that cannot be found has the built-in models alone."""
+        self._path: Path | None = None
+        self._seen: object = "nothing"
+        try:
+            self._path = find_home(env).catalog_path
+        except LlorchError as error:
+            log.event(logger, f"this host has no catalog, built-in models only: {error}", level=30)
 
-def aliases(catalog: Catalog) -> dict[str, ModelId]:
-    """Other names of models."""
-    return {alias: entry.id for entry in catalog.entries() for alias in entry.aliases}
+    def news(self) -> CatalogRead | None:
+        """What the catalog says, the first time and after every change; None: nothing new."""
+        mark = self._mark()
+        if mark == self._seen:
+            return None
+        self._seen = mark
+        entries = self._read().entries()
+        aliases = tuple((alias, entry.id) for entry in entries for alias in entry.aliases)
+        return CatalogRead(frozenset(entry.id for entry in entries), aliases)
+
+    def _mark(self) -> object:
+        try:
+            found = None if self._path is None else self._path.stat()
+        except OSError:
+            found = None
+        return None if found is None else (found.st_mtime_ns, found.st_size, found.st_ino)
+
+    def _read(self) -> Catalog:
+        """The catalog; the built-in models alone when there is none, or none that can be read."""
+        try:
+            return Catalog() if self._path is None else parse_catalog(self._path.read_bytes())
+        except FileNotFoundError:
+            return Catalog()
+        except (OSError, LlorchError) as error:
+            log.event(logger, f"the catalog of this host cannot be read, built-in models only: {error}", level=30)
+            return Catalog()

@@ -32,7 +32,8 @@ async def submit(request: web.Request) -> web.StreamResponse:
     accept_stream = "text/event-stream" in request.headers.get("Accept", "")
     task = parse_task(await read_object(request), accept_stream=accept_stream)
     service.must_be_ready()
-    spec = job_spec(task, service.model_id(task.model), tenant, request[CORRELATION])
+    service.refresh_catalog()
+    spec = job_spec(task, tenant, request[CORRELATION])
     if task.delivery is Delivery.ACCEPTED:
         return await _answer_accepted(service, await service.driver.submit(spec), tenant)
     try:
@@ -46,7 +47,7 @@ async def submit(request: web.Request) -> web.StreamResponse:
         raise
 
 
-def job_spec(task: TaskRequest, model: ModelId | None, tenant: TenantId, correlation_id: str) -> JobSpec:
+def job_spec(task: TaskRequest, tenant: TenantId, correlation_id: str) -> JobSpec:
     """The brain's view of a checked task: the id and the seed are minted here."""
     seed = ids.new_seed() if task.sampling.seed is None else task.sampling.seed
     body = {**task.content_body(), "seed": seed}
@@ -60,7 +61,7 @@ def job_spec(task: TaskRequest, model: ModelId | None, tenant: TenantId, correla
         prompt_sha256=_digest(task),
         prompt_bytes=task.prompt_bytes,
         seed=seed,
-        model=model,
+        model=None if task.model is None else ModelId(task.model),
         max_tokens=task.max_tokens,
         priority=Priority(task.priority.value),
         tenant=tenant,

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 from aiohttp import web
 
 from llorch.base.errors import Draining, JobNotFound
-from llorch.base.ids import JOB_ID, JobId, ModelId, TenantId
+from llorch.base.ids import JOB_ID, JobId, TenantId
 from llorch.core.brain import Brain
 from llorch.core.job import JobRecord
 from llorch.orchestratord.access import Access
 from llorch.orchestratord.adopt import Adopter
 from llorch.orchestratord.clock import BrainClock
 from llorch.orchestratord.driver import Driver
+from llorch.orchestratord.known_models import CatalogWatch
 from llorch.orchestratord.metrics import Metrics
 from llorch.orchestratord.streams import JobStream, Streams
 from llorch.store.segments import Segments
@@ -43,7 +43,7 @@ class Service:
     metrics: Metrics
     adopter: Adopter
     vouched: set[str]
-    aliases: Mapping[str, ModelId]
+    catalog: CatalogWatch
     phase: Phase = Phase.STARTING
     keys_checked_at: float = 0.0
 
@@ -60,14 +60,10 @@ class Service:
             self.access.set_keys(await self.store.current_keys())
         return self.access.tenant(request)
 
-    def model_id(self, name: str | None) -> ModelId | None:
-        """The model that a task names, by its id or by an alias of the catalog that no worker uses as its id."""
-        if name is None:
-            return None
-        alias_of = self.aliases.get(name)
-        if alias_of is None or any(name == record.spec.model for record in self.brain.workers()):
-            return ModelId(name)
-        return alias_of
+    def refresh_catalog(self) -> None:
+        """Tell the brain what the catalog says if that has changed; asks the file system only."""
+        if (news := self.catalog.news()) is not None:
+            self.driver.post(news)
 
     async def find(self, job_id: str, tenant: TenantId) -> Found:
         """A job by id: live from the brain, ended from the store. Raises JobNotFound, also for another tenant's."""

@@ -13,7 +13,8 @@ from llorch.core.job import Failure, FailureKind, JobRecord, JobSpec, Result
 from llorch.core.worker import Load, WorkerSpec
 
 DEMO = ModelId("demo")
-KNOWN = BrainSettings(known_models=frozenset({DEMO, ModelId("other")}))
+SETTINGS = BrainSettings()
+CATALOG = happened.CatalogRead(frozenset({DEMO, ModelId("other")}))
 BROKEN = Failure(FailureKind.BROKEN)
 
 
@@ -32,9 +33,10 @@ def a_worker(name: str = "w1", **changes: Any) -> WorkerSpec:
 class Story:
     """A brain and the time; each call is one event and answers with its effects."""
 
-    def __init__(self, settings: BrainSettings = KNOWN, brain: Brain | None = None) -> None:
+    def __init__(self, settings: BrainSettings = SETTINGS, brain: Brain | None = None) -> None:
         self.brain = brain or Brain(settings)
         self.now = 100.0
+        self.tell(CATALOG)
 
     def tell(self, event: Any) -> list[Effect]:
         return self.brain.decide(event, self.now)

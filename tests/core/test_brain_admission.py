@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from brain_given import (
-    KNOWN,
+    SETTINGS,
     Story,
     accepted,
     beat,
@@ -116,7 +116,7 @@ def test_the_second_of_two_same_keys_gets_the_first_job() -> None:
 
 def test_a_full_queue_refuses_with_the_learned_time() -> None:
     """Retry-After comes from the drain rate, 1 to 120 s; 10 s while it is unknown."""
-    story = Story(replace(KNOWN, queue_capacity=1))
+    story = Story(replace(SETTINGS, queue_capacity=1))
     story.submit()
     assert refusal(story.submit("j2")).retry_after_s == 10.0
     story.worker()
@@ -141,7 +141,7 @@ class Dropping(BuiltinPolicy):
 
 def test_policy_may_drop_the_oldest_batch_job_for_an_arrival() -> None:
     """The dropped job ends with QUEUE_FULL, the new one is in; without batch jobs the arrival is refused."""
-    settings = replace(KNOWN, queue_capacity=2)
+    settings = replace(SETTINGS, queue_capacity=2)
     story = Story(brain=Brain(settings, Dropping(settings)))
     story.submit(priority=Priority.BATCH)
     story.submit("j2", priority=Priority.BATCH)

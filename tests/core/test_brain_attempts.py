@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from brain_given import (
     BROKEN,
-    KNOWN,
+    SETTINGS,
     Story,
     a_job,
     beat,
@@ -115,15 +115,15 @@ def test_a_retry_avoids_the_worker_that_failed_while_another_could() -> None:
 
 def test_back_off_grows_is_bounded_and_replays() -> None:
     """Exponential with a jitter that is a hash: the same job and count always wait the same."""
-    policy = BuiltinPolicy(KNOWN)
+    policy = BuiltinPolicy(SETTINGS)
     task = TaskView.of(a_job())
     stalled = Failure(FailureKind.STALLED)
-    delays = [policy.retry(task, stalled, n) for n in range(1, KNOWN.attempts_max)]
-    assert delays == [policy.retry(task, stalled, n) for n in range(1, KNOWN.attempts_max)]
+    delays = [policy.retry(task, stalled, n) for n in range(1, SETTINGS.attempts_max)]
+    assert delays == [policy.retry(task, stalled, n) for n in range(1, SETTINGS.attempts_max)]
     for n, delay in enumerate(delays, 1):
-        ceiling = min(KNOWN.backoff_max_s, KNOWN.backoff_first_s * 2 ** (n - 1))
+        ceiling = min(SETTINGS.backoff_max_s, SETTINGS.backoff_first_s * 2 ** (n - 1))
         assert delay is not None and ceiling / 2 <= delay <= ceiling
-    assert policy.retry(task, stalled, KNOWN.attempts_max) is None
+    assert policy.retry(task, stalled, SETTINGS.attempts_max) is None
     assert policy.retry(task, BROKEN, 1) == 0.0
     assert jitter(J1, 1) != jitter(J1, 2)
 
@@ -182,7 +182,7 @@ def test_the_total_limit_stops_the_attempt_and_ends_the_job() -> None:
 
 def test_disconnect_with_grace_waits_for_the_client() -> None:
     """Within the grace time a client may come back; after it the job is cancelled."""
-    story = Story(replace(KNOWN, disconnect_grace_s=2.0))
+    story = Story(replace(SETTINGS, disconnect_grace_s=2.0))
     gone = {"attached": True, "on_disconnect": OnDisconnect.CANCEL}
     story.submit("j1", **gone)
     story.submit("j2", **gone)

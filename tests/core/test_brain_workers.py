@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from brain_given import (
     DEMO,
-    KNOWN,
+    SETTINGS,
     Story,
     a_job,
     beat,
@@ -141,7 +141,7 @@ def test_arrivals_after_a_restart_keep_their_order() -> None:
 
 def test_a_thousand_retries_leave_nothing_behind() -> None:
     """After every job ended the brain holds no job, no seat and no bell but the worker's lease."""
-    story = Story(replace(KNOWN, attempts_max=2))
+    story = Story(replace(SETTINGS, attempts_max=2))
     story.worker(slots_total=3)
     effects: list[Effect] = []
     for number in range(200):

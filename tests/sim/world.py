@@ -24,9 +24,9 @@ from llorch.core.events import Event
 from llorch.core.job import Failure, FailureKind, JobRecord, JobSpec, Result
 from llorch.core.worker import Load, WorkerRecord, WorkerSpec
 
+CATALOG = happened.CatalogRead(frozenset({ModelId("red"), ModelId("blue")}))
 SETTINGS = BrainSettings(
     queue_capacity=6,
-    known_models=frozenset({ModelId("red"), ModelId("blue")}),
     lease_s=2.0,
     queue_timeout_interactive_s=25.0,
     queue_timeout_batch_s=None,
@@ -83,7 +83,7 @@ class World:
         self.now = 1000.0
         self.began = self.now
         self.make_brain = make_brain
-        self.brain: Thinker | None = make_brain(SETTINGS)
+        self.brain: Thinker | None = self._new_brain()
         self.agenda: list[tuple[float, int, Callable[[], object]]] = []
         self.serial = 0
         self.wake_at: float | None = None
@@ -221,8 +221,13 @@ class World:
         self.relays = {}
         self.later(self.rng.uniform(0.05, 3.0), self._restart)
 
+    def _new_brain(self) -> Thinker:
+        brain = self.make_brain(SETTINGS)
+        brain.decide(CATALOG, self.now)
+        return brain
+
     def _restart(self) -> None:
-        self.brain = self.make_brain(SETTINGS)
+        self.brain = self._new_brain()
         live = sorted((r for r in self.jobs.values() if not r.state.terminal), key=lambda r: r.sequence)
         self.tell(
             happened.Restarted(

@@ -28,9 +28,9 @@ class Player:
     """Plays one transcript from its first line on; time starts at 0."""
 
     def __init__(self) -> None:
-        self.settings = BrainSettings(known_models=frozenset({ModelId("demo")}))
-        self.brain = Brain(self.settings)
+        self.settings = BrainSettings()
         self.now = 0.0
+        self.brain = self._new_brain()
         self.jobs: dict[str, JobRecord] = {}
         self.workers: dict[str, WorkerRecord] = {}
         self.frames: dict[JobId, int] = {}
@@ -56,17 +56,22 @@ class Player:
         if words[0] == "settings":
             kinds = {field.name: type(getattr(self.settings, field.name)) for field in fields(self.settings)}
             values = {key: kinds[key](value) for key, value in options.items()}
-            self.settings = BrainSettings(known_models=self.settings.known_models, **values)
-            self.brain = Brain(self.settings)
+            self.settings = BrainSettings(**values)
+            self.brain = self._new_brain()
             return []
         if words[0] == "wait":
             return self._wait(self.now + float(words[1]))
         if words[0] == "show":
             return self._show(words[1])
         if words[0] == "restart":
-            self.brain = Brain(self.settings)
+            self.brain = self._new_brain()
             return self._decide(self._restarted())
         return self._decide(COMMANDS[words[0]](self, words[1:], options))
+
+    def _new_brain(self) -> Brain:
+        brain = Brain(self.settings)
+        brain.decide(happened.CatalogRead(frozenset({ModelId("demo")})), self.now)
+        return brain
 
     def _decide(self, event: Event) -> list[str]:
         effects = self.brain.decide(event, self.now)
