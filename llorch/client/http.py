@@ -14,11 +14,11 @@ from llorch.client.endpoint import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, STREAM_I
 CHUNK_SIZE_MAX = 64 << 10
 
 
-def _connection(endpoint: Endpoint) -> http.client.HTTPConnection:
+def _connection(endpoint: Endpoint, timeout_s: float) -> http.client.HTTPConnection:
     tls = endpoint.tls()
     if tls is not None:
-        return http.client.HTTPSConnection(endpoint.host, endpoint.port, timeout=CONNECT_TIMEOUT_S, context=tls)
-    return http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=CONNECT_TIMEOUT_S)
+        return http.client.HTTPSConnection(endpoint.host, endpoint.port, timeout=timeout_s, context=tls)
+    return http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=timeout_s)
 
 
 def _reason(failure: OSError | http.client.HTTPException) -> str:
@@ -30,7 +30,7 @@ def _reason(failure: OSError | http.client.HTTPException) -> str:
 @contextmanager
 def _response(endpoint: Endpoint, call: Call, timeout_s: float) -> Iterator[http.client.HTTPResponse]:
     """Send `call` and give its response; I/O failures inside the block become Unreachable."""
-    with closing(_connection(endpoint)) as connection:
+    with closing(_connection(endpoint, min(CONNECT_TIMEOUT_S, timeout_s))) as connection:
         try:
             connection.connect()
             connection.sock.settimeout(timeout_s)
@@ -49,9 +49,9 @@ def _read(response: http.client.HTTPResponse) -> Answer:
     return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, body)
 
 
-def fetch(endpoint: Endpoint, call: Call) -> Answer:
-    """The whole answer to `call`. Raises Unreachable."""
-    with _response(endpoint, call, ANSWER_TIMEOUT_S) as response:
+def fetch(endpoint: Endpoint, call: Call, timeout_s: float = ANSWER_TIMEOUT_S) -> Answer:
+    """The whole answer to `call`; no step of it may take longer than `timeout_s`. Raises Unreachable."""
+    with _response(endpoint, call, timeout_s) as response:
         return _read(response)
 
 

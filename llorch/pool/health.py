@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Sequence
 from typing import Any
 
+from llorch.base.errors import LlorchError
 from llorch.base.home import Home
 from llorch.pool import records
 from llorch.pool.records import WorkerRecord
 
 TIMEOUT_S = 2.0
-_BODY_BYTES_MAX = 1 << 20
 
 
 def ask(url: str, timeout_s: float = TIMEOUT_S) -> dict[str, Any] | None:
     """The body of GET /health at `url`; None when there is no healthy answer in time."""
-    import http.client
-    from urllib.parse import urlsplit
+    from llorch.client.worker import WorkerClient  # an empty list need not wait for it
 
-    parts = urlsplit(url)
     try:
-        connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=timeout_s)
-        try:
-            connection.request("GET", "/health")
-            response = connection.getresponse()
-            body = json.loads(response.read(_BODY_BYTES_MAX))
-        finally:
-            connection.close()
-    except (OSError, http.client.HTTPException, ValueError):
+        return WorkerClient(url).health(timeout_s)
+    except LlorchError:
         return None
-    return body if response.status == 200 and isinstance(body, dict) else None
 
 
 def ask_all(home: Home, found: Sequence[WorkerRecord]) -> list[tuple[WorkerRecord, str, dict[str, Any]]]:

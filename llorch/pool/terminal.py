@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TextIO
 
+from llorch.base.terminal import shows_utf8
+
 COLUMNS_DEFAULT = 80
 
 
@@ -41,15 +43,9 @@ def look(env: Mapping[str, str], out: TextIO, err: TextIO) -> Terminal:
     columns = int(passed_on) if passed_on.isdecimal() and 0 < int(passed_on) < 10_000 else 0
     on_terminal = bool(columns) or out.isatty()
     interactive = bool(columns) or (err.isatty() and env.get("TERM") != "dumb")
-    utf8 = env["LLORCH_UTF8"] == "1" if "LLORCH_UTF8" in env else on_terminal and _locale_is_utf8(env)
+    utf8 = env["LLORCH_UTF8"] == "1" if "LLORCH_UTF8" in env else on_terminal and shows_utf8(env)
     colour = on_terminal and not env.get("NO_COLOR") and env.get("TERM") != "dumb"
     return Terminal(columns or _own_columns(out), utf8, colour, interactive)
-
-
-def _locale_is_utf8(env: Mapping[str, str]) -> bool:
-    # Not the stream's encoding: Python speaks UTF-8 in the C locale, the terminal may not.
-    named = env.get("LC_ALL") or env.get("LC_CTYPE") or env.get("LANG") or ""
-    return named.lower().replace("-", "").endswith("utf8")
 
 
 def _own_columns(out: TextIO) -> int:

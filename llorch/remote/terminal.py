@@ -10,6 +10,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llorch.base.terminal import shows_utf8
+
 # All but newline and tab: a model's text must not move the cursor or retitle the window.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -51,11 +53,10 @@ def columns() -> int:
 def for_remote(env: Mapping[str, str]) -> dict[str, str]:
     """What a llorch-pool on another host must know of our terminal, as environment (see its `terminal` module)."""
     facts = {}
-    named = env.get("LC_ALL") or env.get("LC_CTYPE") or env.get("LANG") or ""
     on_terminal = sys.stdout.isatty()
     if on_terminal:
         facts["LLORCH_COLUMNS"] = str(os.get_terminal_size(sys.stdout.fileno()).columns or 80)
-    facts["LLORCH_UTF8"] = "1" if on_terminal and named.lower().replace("-", "").endswith("utf8") else "0"
+    facts["LLORCH_UTF8"] = "1" if on_terminal and shows_utf8(env) else "0"
     if not on_terminal or env.get("NO_COLOR") or env.get("TERM") == "dumb":
         facts["NO_COLOR"] = "1"
     return facts

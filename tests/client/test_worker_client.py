@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import socket
+import time
 
 import pytest
 
-from llorch.base.errors import WorkerLost
+from llorch.base.errors import Unreachable, WorkerLost
 from llorch.client.events import End, Token
 from llorch.client.worker import WorkerClient
 from llorch.wire.execute import ExecuteRequest, parse_execute
@@ -41,3 +43,12 @@ def test_closing_early_cancels_on_the_worker(server: Scripted) -> None:
         next(events)
     assert server.script.cancelled.wait(5)
     assert json.loads(server.script.requests[-1][3]) == {"job_id": "job-1"}
+
+
+def test_a_silent_worker_is_not_waited_for_longer_than_asked() -> None:
+    """health() with a time-out of its own: a listener that never answers is Unreachable, in that time."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        began = time.monotonic()
+        with pytest.raises(Unreachable):
+            WorkerClient(f"http://127.0.0.1:{silent.getsockname()[1]}").health(timeout_s=0.2)
+    assert time.monotonic() - began < 5
