@@ -1,7 +1,8 @@
 """The store: one writer thread that commits the records of many turns in one transaction, one reader thread.
 
 `commit` answers when the records are on disk (WAL, FULL). A failed commit is StorageUnavailable and leaves nothing
-half-written; the next one tries again.
+half-written; the next one tries again. A writer thread that dies of anything else takes every write with it: StoreBroken,
+from which only a new process recovers.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from llorch.base import log
-from llorch.base.errors import StorageUnavailable
+from llorch.base.errors import HostError, LlorchError, StorageUnavailable
 from llorch.base.ids import JobId, PoolId, TenantId
 from llorch.core.effects import Decision, PoolDropped, PoolRecord, Record, WorkerForgotten
 from llorch.core.job import JobRecord, JobState
@@ -35,6 +36,10 @@ GROUP_MAX = 1024
 PENDING_MAX = 65_536
 DECISIONS_SHOWN_MAX = 1000
 SWEEP_MAX = 1000
+
+
+class StoreBroken(HostError):
+    """The writer thread died: nothing can be stored any more, and the process has to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +93,9 @@ class Store:
         self._writer = database.open_writer(path)
         self._reader = database.open_reader(path)
         self._work: queue.Queue[_Work | None] = queue.Queue(PENDING_MAX)
-        self._thread = threading.Thread(target=self._write_loop, name="store-writer", daemon=True)
+        self._in_hand: list[_Work] = []
+        self._broken = False
+        self._thread = threading.Thread(target=self._write_until_closed, name="store-writer", daemon=True)
         self._thread.start()
         self._reads = ThreadPoolExecutor(1, "store-reader")
 
@@ -103,7 +110,7 @@ class Store:
     # Writing
 
     def commit(self, records: Sequence[Record]) -> asyncio.Future[None]:
-        """A future that is done when `records` are durable; its exception is StorageUnavailable."""
+        """A future that is done when `records` are durable; its exception is StorageUnavailable or StoreBroken."""
         rows = [_row(record) for record in records]
         newest = max([_newest(record) for record in records], default=0.0)
         if newest:
@@ -117,12 +124,43 @@ class Store:
             self._work.put_nowait(work)
         except queue.Full:
             work.future.set_exception(StorageUnavailable("the store has too many writes waiting", retry_after_s=1))
+        if self._broken:
+            self._break()
         return work.future
+
+    def _write_until_closed(self) -> None:
+        """The writer thread. What nobody foresaw ends it, but leaves no write waiting for ever."""
+        sound = False
+        try:
+            self._write_loop()
+            sound = True
+        finally:
+            if not sound:
+                self._broken = True
+                self._break()
+
+    def _break(self) -> None:
+        waiting, self._in_hand = self._in_hand, []
+        while True:
+            try:
+                work = self._work.get_nowait()
+            except queue.Empty:
+                break
+            if work is not None:
+                waiting.append(work)
+        _settle(waiting, [], StoreBroken("the store's writer failed; its reason is in the log"))
 
     def _write_loop(self) -> None:
         while (first := self._work.get()) is not None:
-            group, last = self._gather(first)
-            _settle(group, *self._run(group))
+            self._in_hand, last = self._gather(first)
+            writes = [work for work in self._in_hand if work.run is not None]
+            if writes:
+                _settle(writes, *self._run(writes))
+            self._in_hand = [work for work in self._in_hand if work.run is None]
+            if self._in_hand:
+                # After the writes have been answered: they are durable, whatever becomes of the checkpoint.
+                _settle(self._in_hand, *self._checkpoint(self._in_hand))
+            self._in_hand = []
             if last:
                 return
 
@@ -144,13 +182,19 @@ class Store:
             self._writer.execute("BEGIN IMMEDIATE")
             results = [work.run(self._writer) if work.run is not None else None for work in group]
             self._writer.execute("COMMIT")
-            if any(work.run is None for work in group):
-                self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error as error:
             self._roll_back()
             log.event(logger, f"a commit failed: {error}", level=40, works=len(group))
             return [], StorageUnavailable(retry_after_s=5)
         return results, None
+
+    def _checkpoint(self, group: list[_Work]) -> tuple[list[Any], StorageUnavailable | None]:
+        try:
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as error:
+            log.event(logger, f"a checkpoint failed: {error}", level=40)
+            return [], StorageUnavailable(retry_after_s=5)
+        return [None] * len(group), None
 
     def _roll_back(self) -> None:
         if self._writer.in_transaction:
@@ -252,7 +296,7 @@ class Store:
         return await self._submit(partial(_revoke_key, name, revoked_at))
 
 
-def _settle(group: list[_Work], results: list[Any], error: StorageUnavailable | None) -> None:
+def _settle(group: list[_Work], results: list[Any], error: LlorchError | None) -> None:
     by_loop: dict[asyncio.AbstractEventLoop, list[_Work]] = {}
     for work in group:
         by_loop.setdefault(work.loop, []).append(work)
@@ -264,14 +308,14 @@ def _settle(group: list[_Work], results: list[Any], error: StorageUnavailable | 
             continue
 
 
-def _resolve(works: list[_Work], outcome: dict[int, Any], error: StorageUnavailable | None) -> None:
+def _resolve(works: list[_Work], outcome: dict[int, Any], error: LlorchError | None) -> None:
     for work in works:
         if work.future.done():
             continue
         if error is None:
             work.future.set_result(outcome[id(work)])
         else:
-            work.future.set_exception(StorageUnavailable(error.message, retry_after_s=error.retry_after_s))
+            work.future.set_exception(type(error)(error.message, retry_after_s=error.retry_after_s))
 
 
 def _json_list(items: list[str]) -> str:

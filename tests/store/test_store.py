@@ -22,7 +22,7 @@ from llorch.core.worker import Load, WorkerRecord, WorkerSpec, WorkerState
 from llorch.store import database
 from llorch.store.codec import decode, encode
 from llorch.store.statements import statements
-from llorch.store.store import FILE_NAME, Store
+from llorch.store.store import FILE_NAME, Store, StoreBroken
 
 
 def job(number: int, state: JobState = JobState.QUEUED, **fields: Any) -> JobRecord:
@@ -278,3 +278,39 @@ def test_kill_9_loses_nothing_acknowledged(path: Path) -> None:
     store.close()
     assert count > acknowledged.value >= 50
     assert not list(path.parent.glob("*.corrupt-*"))
+
+
+def test_a_checkpoint_that_fails_fails_alone(store: Store) -> None:
+    """A commit that shares its group with a checkpoint is answered by its own outcome."""
+    store._writer.set_authorizer(
+        lambda action, first, *_: (
+            sqlite3.SQLITE_DENY
+            if action == sqlite3.SQLITE_PRAGMA and first == "wal_checkpoint"
+            else sqlite3.SQLITE_OK
+        )
+    )
+
+    async def work() -> None:
+        written, checkpoint = store.commit([job(1)]), store.checkpoint()
+        await written
+        with pytest.raises(StorageUnavailable):
+            await checkpoint
+        assert await store.job("job-1") is not None
+
+    asyncio.run(work())
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_dead_writer_leaves_nobody_waiting(store: Store) -> None:
+    """What the writer cannot even try ends it: what waits and what comes later is told so, nothing hangs."""
+    unwritable = replace(DECISION, note="\ud800")
+
+    async def work() -> None:
+        turns = [store.commit([unwritable]), store.commit([job(1)])]
+        for turn in turns:
+            with pytest.raises(StoreBroken):
+                await asyncio.wait_for(turn, 10)
+        with pytest.raises(StoreBroken):
+            await asyncio.wait_for(store.commit([job(2)]), 10)
+
+    asyncio.run(work())
