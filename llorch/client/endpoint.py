@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from llorch import __version__
+from llorch.base.addresses import netloc
 from llorch.base.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -35,8 +36,7 @@ class Endpoint:
     @property
     def url(self) -> str:
         """The URL as it is shown to people."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}{self.prefix}"
+        return f"{self.scheme}://{netloc(self.host, self.port)}{self.prefix}"
 
     def headers(self) -> dict[str, str]:
         """The headers of every request."""

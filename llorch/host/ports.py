@@ -42,9 +42,3 @@ def is_free(bind: str, port: int) -> bool:
                 raise HostError(f"{bind} is not an address of this host") from error
             return False
     return True
-
-
-def url(bind: str, port: int) -> str:
-    """Where a server bound to `bind` is reached from this host."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(bind, bind)
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

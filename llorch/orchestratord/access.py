@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from llorch.base.addresses import is_loopback, parse
 from llorch.base.errors import ConfigError, Unauthorized
 from llorch.base.ids import DEFAULT_TENANT, TenantId
-from llorch.orchestratord.addresses import is_loopback, parse
 from llorch.orchestratord.settings import LanAccess, Mode, Settings
 from llorch.store.store import ClientKey
 

@@ -1,33 +1,13 @@
-"""Which address is whose: loopback, this machine's own, and the hosts that worker URLs may name."""
+"""Which address is whose: this machine's own, and the hosts that worker URLs may name."""
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
+from llorch.base.addresses import is_loopback, parse
 from llorch.base.ids import PoolId
-
-IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-
-def parse(text: str) -> IPAddress | None:
-    """An IP address, IPv4 where it is mapped into IPv6; None for a name."""
-    try:
-        address = ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-    mapped = getattr(address, "ipv4_mapped", None)
-    return mapped if mapped is not None else address
-
-
-def is_loopback(host: str) -> bool:
-    """Does this host, an address or `localhost`, stay on this machine?"""
-    if host.lower().rstrip(".") == "localhost":
-        return True
-    address = parse(host)
-    return address is not None and address.is_loopback
 
 
 def is_own(host: str) -> bool:

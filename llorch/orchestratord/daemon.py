@@ -12,6 +12,7 @@ import time
 from contextlib import AsyncExitStack
 
 from llorch.base import clock, log, worker_token
+from llorch.base.addresses import local_url
 from llorch.base.clock import SystemClock
 from llorch.base.errors import ConfigError, HostError, LlorchError, StorageUnavailable
 from llorch.base.ids import JobId, WorkerId
@@ -227,9 +228,7 @@ def listening_socket(settings: Settings) -> socket.socket:
 
 def service_url(settings: Settings, sock: socket.socket) -> str:
     """The URL under which clients of this host reach us."""
-    scheme = "https" if settings.tls_cert else "http"
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.bind, settings.bind)
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{sock.getsockname()[1]}"
+    return local_url(settings.bind, sock.getsockname()[1], "https" if settings.tls_cert else "http")
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext | None:

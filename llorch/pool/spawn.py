@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from llorch.base import ids
+from llorch.base.addresses import local_url
 from llorch.base.clock import iso
 from llorch.base.errors import HostError, InsufficientMemory, NotFound, UsageError
 from llorch.base.home import Home, find_home
@@ -38,8 +39,8 @@ _LOGS_KEPT = 20
 _LOG_ROOM_BYTES = 16 << 20
 _RUNTIME_BYTES = 300 << 20  # what a worker needs beside its weights
 _DTYPES = ("auto", "fp32", "bf16")
-# A worker has no business with the hub's credentials.
-_SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")
+# A worker has no business with the hub's credentials, nor with the key of a client.
+_SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "LLORCH_API_KEY")
 _PATH_VARIABLES = ("LLORCH_CONFIG", "LLORCH_CACHE", "LLORCH_STATE", "LLORCH_REPO", "LLORCH_WORKER_TOKEN_FILE")
 
 
@@ -173,7 +174,7 @@ def _start(
             pid=spawned.pid,
             start_time=spawned.start_time,
             port=port,
-            url=ports.url(given.bind, port),
+            url=local_url(given.bind, port),
             model=entry.id,
             backend=backend,
             gpu=None if backend == "cpu" else arguments.gpu or 0,

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from llorch.base import worker_token
+from llorch.base.addresses import is_loopback, netloc
 from llorch.base.commands import Parser
 from llorch.base.config import state_dir
 from llorch.client.endpoint import DEFAULT_URL, parse
@@ -47,13 +47,12 @@ class Spawning:
     def _callback(self, local: str | None, server: str) -> str | None:
         """The orchestrator as the pool reaches it."""
         parts = urlsplit(self.orchestrator_url)
-        if not _is_loopback(parts.hostname or "") or _is_loopback(server):
+        if not is_loopback(parts.hostname or "") or is_loopback(server):
             return self.orchestrator_url
         if local is None:
             terminal.tell(f"the pool does not see this machine's address: name the orchestrator with {_CALLBACK} URL")
             return None
-        host = f"[{local}]" if ":" in local else local
-        return parts._replace(netloc=f"{host}:{parts.port}" if parts.port else host).geturl()
+        return parts._replace(netloc=netloc(local, parts.port)).geturl()
 
 
 def prepare(words: Sequence[str], env: Mapping[str, str]) -> Spawning | None:
@@ -71,7 +70,7 @@ def prepare(words: Sequence[str], env: Mapping[str, str]) -> Spawning | None:
     if ours.insecure_lan:
         terminal.tell("WARNING: --insecure-lan: anybody who reaches the worker's port can use it; no token guards it")
     url = orchestrator.configured_url(env) or DEFAULT_URL
-    if ours.callback_url is None and _is_loopback(parse(url).host):
+    if ours.callback_url is None and is_loopback(parse(url).host):
         _warn_of_loopback(env)
     return Spawning(
         words=(*rest, STDIN_FLAG),
@@ -89,16 +88,7 @@ def _warn_of_loopback(env: Mapping[str, str]) -> None:
         host = urlsplit(str(facts["url"])).hostname or ""
     except (OSError, ValueError, KeyError, TypeError):
         return  # none runs here, or none that says so
-    if _is_loopback(host):
+    if is_loopback(host):
         terminal.tell(
             "orchestratord here listens on loopback only: workers of other machines cannot reach it (see --bind)"
         )
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host.partition("%")[0]).is_loopback
-    except ValueError:
-        return False

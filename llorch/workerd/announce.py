@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import json
 import logging
 import random
@@ -19,7 +18,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from llorch.base import log
+from llorch.base import addresses, log
 from llorch.base.errors import ConfigError
 from llorch.wire.announce import HEARTBEAT_S, Announcement, Heartbeat
 
@@ -81,12 +80,9 @@ def read_state_file(path: Path) -> Target | None:
 
 def reachable_url(bind: str, port: int, target: Target | None) -> str:
     """Our URL as the orchestrator can reach it: the bound address, or for a wildcard the one our packets leave from."""
-    host = bind
-    with contextlib.suppress(ValueError):
-        address = ipaddress.ip_address(bind)
-        if address.is_unspecified:
-            host = _own_address(target) or ("::1" if address.version == 6 else "127.0.0.1")
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    address = addresses.parse(bind)
+    own = _own_address(target) if address is not None and address.is_unspecified else None
+    return addresses.local_url(own or bind, port)
 
 
 def _own_address(target: Target | None) -> str | None:

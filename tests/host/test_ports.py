@@ -35,10 +35,3 @@ def test_a_strange_address_is_named() -> None:
     """Binding to an address that is not ours says so."""
     with pytest.raises(HostError, match=r"192\.0\.2\.1 is not an address of this host"):
         ports.is_free("192.0.2.1", 9999)
-
-
-def test_urls() -> None:
-    """IPv6 addresses are bracketed; a wildcard is reached over loopback."""
-    assert ports.url("10.0.0.7", 8001) == "http://10.0.0.7:8001"
-    assert ports.url("::1", 8001) == "http://[::1]:8001"
-    assert ports.url("0.0.0.0", 8001) == "http://127.0.0.1:8001"
