@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_S = 15.0
 LOGIN_TIMEOUT_S = 20.0
+# One echo, but login scripts run before it.
+ADDRESS_TIMEOUT_S = 20.0
 # A peer that answers nothing for a minute is gone.
 KEEPALIVE_INTERVAL_S = 15
 KEEPALIVE_COUNT_MAX = 4
@@ -61,7 +63,12 @@ class Remote:
         import asyncssh
 
         try:
-            answer = await self._connection.run('echo "$SSH_CONNECTION"', encoding="utf-8", errors="replace")
+            async with asyncio.timeout(ADDRESS_TIMEOUT_S):
+                answer = await self._connection.run('echo "$SSH_CONNECTION"', encoding="utf-8", errors="replace")
+        except TimeoutError:
+            raise SshFailed(
+                f"{self.target.name}: logged in, but no command was answered within {ADDRESS_TIMEOUT_S:g} s"
+            ) from None
         except (OSError, asyncssh.Error) as error:
             raise _failed(self.target, error) from error
         words = str(answer.stdout).split()

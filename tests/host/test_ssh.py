@@ -155,6 +155,24 @@ def test_addresses_of_the_session(sshd: Sshd) -> None:
         assert asyncio.run(ends(SshTarget("inner", "inner"))) == (None, "127.0.0.1")
 
 
+def test_a_session_that_never_answers_is_not_waited_for(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Login scripts may hang: asking for the address has a limit, and the message says what was waited for."""
+    monkeypatch.setattr(ssh, "ADDRESS_TIMEOUT_S", 0.3)
+    keys = sshd.log.with_name("authorized_keys")
+    before = keys.read_text()
+    keys.write_text(f'command="sleep 600" {before}')
+
+    async def go() -> str:
+        async with ssh.connect(target(sshd)) as remote:
+            return await remote.server_address()
+
+    try:
+        with pytest.raises(SshFailed, match="no command was answered within 0.3 s"):
+            asyncio.run(asyncio.wait_for(go(), 20))
+    finally:
+        keys.write_text(before)
+
+
 def test_ssh_config_is_honoured(sshd: Sshd) -> None:
     """Alias, HostName, Port, User, IdentityFile and ProxyJump come from ~/.ssh/config."""
     key, moved = sshd.home / ".ssh" / "id_ed25519", sshd.home / "other_key"

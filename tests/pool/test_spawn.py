@@ -113,6 +113,15 @@ def test_what_a_remote_caller_hands_over_reaches_the_worker(ready: Pool) -> None
 
 
 @pytest.mark.e2e
+def test_a_worker_inherits_no_secrets_of_its_caller(ready: Pool) -> None:
+    """The hub's tokens and a client's key end with the command; they are not in the worker's environment."""
+    secrets = {"HF_TOKEN": "hf_s3cret", "LLORCH_API_KEY": "llk_s3cret"}
+    ran = ready.ok("worker", "spawn", "cpu", "--model", "tiny", "--slots", "1", "--no-wait", "--json", **secrets)
+    pid = ran.json()["worker"]["pid"]
+    assert b"s3cret" not in Path(f"/proc/{pid}/environ").read_bytes()
+
+
+@pytest.mark.e2e
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_while_loading_stops_the_worker_again(ready: Pool, number: signal.Signals) -> None:
     """Ctrl-C, SIGTERM or a lost session before it is ready: exit 130, no process, no record."""
