@@ -1,6 +1,6 @@
 """One attempt's frames on their way from the worker to the job's stream.
 
-Tokens are not parsed: a frame is cut out, its index checked, its derived id put in front. The worker's own terminal
+Tokens are not parsed: a frame is cut out, its form and index checked, its derived id put in front. The worker's own terminal
 event stops here; the job's is made by the driver after the commit.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from llorch.core.job import Failure, FailureKind, Result
 from llorch.orchestratord.streams import JobStream
-from llorch.wire import sse
+from llorch.wire import execute, sse
 
 COUNT_MAX = 2**64 - 1
 
@@ -97,6 +97,7 @@ class Relay:
         if index != self._next_i:
             self._flush()
             raise sse.BadFrame(f"the worker skipped from piece {self._next_i} to {index}")
+        frame = sse.plain_token(frame, index)
         if self._stream.segment.last_id == 0:
             self._start({})
         if self._first_token:
@@ -135,7 +136,7 @@ def _failure(event: dict[str, Any]) -> Failure:
     wait_ms = _count(event, "retry_after_ms")
     return Failure(
         FailureKind.FAILED,
-        str(event.get("code", "INFERENCE_FAILED"))[:64],
+        execute.error_code(event.get("code")) or "INFERENCE_FAILED",
         str(event.get("message", "the worker failed"))[:500],
         None if wait_ms is None else wait_ms / 1000,
     )

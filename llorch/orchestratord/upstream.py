@@ -11,7 +11,7 @@ from llorch.base.errors import InvalidRequest
 from llorch.base.ids import JobId
 from llorch.core.job import Failure, FailureKind
 from llorch.wire import strict_json
-from llorch.wire.execute import CORRELATION_HEADER, DEADLINE_HEADER
+from llorch.wire.execute import CORRELATION_HEADER, DEADLINE_HEADER, error_code
 
 Session = aiohttp.ClientSession
 
@@ -87,7 +87,7 @@ async def refusal(response: aiohttp.ClientResponse) -> Failure:
     except (InvalidRequest, aiohttp.ClientError):
         error = None
     if isinstance(error, dict):
-        code, message = str(error.get("code", ""))[:64], str(error.get("message", message))[:500]
+        code, message = error_code(error.get("code")) or "", str(error.get("message", message))[:500]
     wait = response.headers.get("Retry-After", "")
     retry_after_s = float(wait) if wait.isdigit() and len(wait) < 6 else None
     return Failure(_kind(response.status), code or _default_code(response.status), message, retry_after_s)

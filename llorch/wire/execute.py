@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -15,6 +16,7 @@ from llorch.wire.tasks import MAX_TOKENS_MAX
 DEADLINE_HEADER = "X-Deadline"
 CORRELATION_HEADER = "X-Correlation-Id"
 RESUME_IDS_MAX = 1_000_000
+_CODE = re.compile(r"[A-Z_]{1,64}")
 
 
 class StopReason(Enum):
@@ -157,6 +159,11 @@ def end(
         "ttft_ms": ttft_ms,
         "seed": seed,
     }
+
+
+def error_code(value: object) -> str | None:
+    """The code of an error that a peer reports; None when it has not the form of one."""
+    return value if isinstance(value, str) and _CODE.fullmatch(value) else None
 
 
 def error(code: str, message: str, *, retriable: bool, retry_after_ms: int | None = None) -> dict[str, Any]:

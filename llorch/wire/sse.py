@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from llorch.base.errors import WorkerError
+from llorch.base.errors import InvalidRequest, WorkerError
+from llorch.wire import strict_json
 
 FRAME_SIZE_MAX = 1 << 20
 PING = b": ping\n\n"
@@ -29,6 +30,11 @@ HEADERS = {
 # A quote inside a JSON string is always escaped, so these can only match real keys.
 _TYPE = re.compile(rb'"type":\s*"([a-z_]+)"')
 _INDEX = re.compile(rb'"i":\s*(\d+)')
+# A token frame as our workers write it: its JSON is sound without being parsed, if its bytes are UTF-8.
+_PLAIN_TOKEN = re.compile(
+    rb'data: \{"type":"token","t":"(?:[^"\\\x00-\x1f]|\\["\\/bfnrt])*",'
+    rb'"i":(?:0|[1-9]\d{0,8}),"ids":\[(?:\d{1,9}(?:,\d{1,9})*)?\]\}\n\n'
+)
 
 
 class BadFrame(WorkerError):
@@ -66,12 +72,25 @@ def payload(frame: bytes) -> dict[str, Any]:
     """The parsed JSON object of a frame (with or without `id:`). Raises BadFrame."""
     data = b"\n".join(line[5:].lstrip(b" ") for line in frame.split(b"\n") if line.startswith(b"data:"))
     try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
-        raise BadFrame("the stream holds a frame that is not JSON") from None
-    if not isinstance(value, dict):
-        raise BadFrame("the stream holds a frame that is not a JSON object")
-    return value
+        return strict_json.parse_object(data)
+    except InvalidRequest:
+        raise BadFrame("the stream holds a frame that is not a sound JSON object") from None
+
+
+def plain_token(frame: bytes, index: int) -> bytes:
+    """The token frame `index` as we write it ourselves; parsed only if it looks unusual. Raises BadFrame."""
+    if _PLAIN_TOKEN.fullmatch(frame):
+        try:
+            frame.decode("utf-8")
+        except UnicodeDecodeError:
+            raise BadFrame("the stream holds a frame that is not UTF-8") from None
+        return frame
+    event = payload(frame)
+    if event.get("type") != "token" or not isinstance(event.get("t"), str) or event.get("i") != index:
+        raise BadFrame("the stream holds a token frame without text or with two indexes")
+    ids = event.get("ids")
+    known = isinstance(ids, list) and all(type(item) is int and item >= 0 for item in ids)
+    return encode({"type": "token", "t": event["t"], "i": index, **({"ids": ids} if known else {})})
 
 
 class FrameSplitter:

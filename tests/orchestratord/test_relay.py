@@ -104,6 +104,15 @@ def test_whatever_a_worker_sends(sent: list[Any], cut: int) -> None:
         assert found == list(range(1, len(found) + 1))
 
 
+def test_a_workers_error_is_read_strictly(stream: JobStream) -> None:
+    """A code that is none becomes INFERENCE_FAILED; text that cannot be stored is no event at all."""
+    (signal,) = relay_to(stream).feed(sse.encode(execute.error("no such\ncode", "why", retriable=False)))
+    assert isinstance(signal, Failed)
+    assert (signal.failure.code, signal.failure.message) == ("INFERENCE_FAILED", "why")
+    with pytest.raises(sse.BadFrame):
+        relay_to(stream).feed(b'data: {"type":"error","code":"X","message":"\\ud800"}\n\n')
+
+
 def drain(reader: Reader) -> bytes:
     """Everything a reader gets until its stream's end."""
 

@@ -61,8 +61,46 @@ def test_endless_frame_is_refused() -> None:
             splitter.feed(b"x" * 65536)
 
 
-@pytest.mark.parametrize("frame", [b"data: {\n\n", b"data: 3\n\n", b"data: \xff\n\n"])
+@pytest.mark.parametrize("frame", [
+        b"data: {\n\n",
+        b"data: 3\n\n",
+        b"data: \xff\n\n",
+        b'data: {"message":"\\ud800"}\n\n',
+        b'data: {"a":1,"a":2}\n\n',
+        b'data: {"a":NaN}\n\n',
+    ])
 def test_bad_payload_is_bad_frame(frame: bytes) -> None:
-    """A frame that is not a JSON object is BadFrame, never another error."""
+    """A frame that is not a sound JSON object is BadFrame, never another error."""
     with pytest.raises(sse.BadFrame):
         sse.payload(frame)
+
+
+@given(st.text(max_size=20), st.integers(0, 10**6), st.lists(st.integers(0, 10**5), max_size=3))
+def test_a_token_as_we_write_it_stays_as_it_is(text: str, index: int, ids: list[int]) -> None:
+    """What our workers send is passed on byte for byte, whatever the text."""
+    frame = sse.encode(execute.token(text, index, ids))
+    assert sse.plain_token(frame, index) == frame
+
+
+def test_an_unusual_token_is_written_anew() -> None:
+    """Spaces, further lines and unknown fields of another maker's worker do not reach journals and clients."""
+    frame = b'event: x\ndata: {"type": "token", "i": 4,\ndata: "t": "a\\u0041", "ids": [7], "more": {}}\n\n'
+    assert sse.plain_token(frame, 4) == sse.encode(execute.token("aA", 4, [7]))
+    without_ids = b'data: {"type":"token","t":"a","i":4,"ids":["x"]}\n\n'
+    assert sse.plain_token(without_ids, 4) == sse.encode({"type": "token", "t": "a", "i": 4})
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b'data: {"type":"token","t":"\\ud800","i":4,"ids":[]}\n\n',
+        b'data: {"type":"token","t":"\xff","i":4,"ids":[]}\n\n',
+        b'data: {"type":"token","t":"a","i":4,broken\n\n',
+        b'data: {"type":"token","t":1,"i":4}\n\n',
+        b'data: {"type":"token","t":"a","x":{"i":4},"i":5}\n\n',
+    ],
+)
+def test_a_broken_token_is_bad_frame(frame: bytes) -> None:
+    """A token that nobody could read later goes no further."""
+    with pytest.raises(sse.BadFrame):
+        sse.plain_token(frame, 4)
