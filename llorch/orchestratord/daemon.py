@@ -87,7 +87,7 @@ class Daemon:
     ) -> None:
         self._settings = settings
         self._group = group
-        self._snapshot = store.snapshot()
+        self._snapshot = store.snapshot(settings.brain.idempotency_keys_max)
         token = worker_token.find_or_create(os.environ, settings.state_dir)
         door = Access(settings.mode, settings.lan_access, token)
         brain = Brain(settings.brain)
@@ -211,7 +211,7 @@ def restarted(snapshot: Snapshot, service: Service) -> Restarted:
         frames[job_id] = segment.frames
         service.streams.add(JobStream(job_id, segment))
     pools = tuple(PoolRegistered(pool.pool_id, pool.draining) for pool in snapshot.pools)
-    return Restarted(snapshot.jobs, snapshot.workers, pools, frames)
+    return Restarted(snapshot.jobs, snapshot.workers, pools, frames, snapshot.keys)
 
 
 def listening_socket(settings: Settings) -> socket.socket:

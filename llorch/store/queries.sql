@@ -2,8 +2,8 @@
 
 -- name: put_job
 -- A job's newest state. The prompt is written once and dropped with the terminal state.
-INSERT INTO job (job_id, state, tenant, accepted_at, ended_at, record, payload)
-VALUES (:job_id, :state, :tenant, :accepted_at, :ended_at, :record, :payload)
+INSERT INTO job (job_id, state, tenant, idempotency_key, accepted_at, ended_at, record, payload)
+VALUES (:job_id, :state, :tenant, :idempotency_key, :accepted_at, :ended_at, :record, :payload)
 ON CONFLICT (job_id) DO UPDATE SET
     state = excluded.state,
     ended_at = excluded.ended_at,
@@ -36,6 +36,10 @@ SELECT at FROM newest;
 -- name: live_jobs
 -- For Restarted: in order of acceptance.
 SELECT record, payload FROM job WHERE ended_at IS NULL ORDER BY row;
+
+-- name: newest_keys
+-- For Restarted: the idempotency keys of the newest jobs that have one, ended ones too, newest first.
+SELECT tenant, idempotency_key, job_id FROM job WHERE idempotency_key IS NOT NULL ORDER BY row DESC LIMIT :count;
 
 -- name: workers
 SELECT record FROM worker ORDER BY worker_id;

@@ -6,6 +6,7 @@ CREATE TABLE job (
     job_id TEXT NOT NULL UNIQUE,
     state TEXT NOT NULL,
     tenant TEXT NOT NULL,
+    idempotency_key TEXT,
     accepted_at REAL NOT NULL,
     ended_at REAL,                              -- NULL while the job is live
     output_kept INTEGER NOT NULL DEFAULT 1,     -- 0: the token segment has been removed
@@ -14,6 +15,7 @@ CREATE TABLE job (
 );
 CREATE INDEX job_by_state ON job (state, row);
 CREATE INDEX job_by_tenant ON job (tenant, row);
+CREATE INDEX job_by_key ON job (row) WHERE idempotency_key IS NOT NULL;
 CREATE INDEX job_ended ON job (ended_at) WHERE ended_at IS NOT NULL;
 CREATE INDEX job_output ON job (ended_at) WHERE ended_at IS NOT NULL AND output_kept = 1;
 

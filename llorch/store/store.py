@@ -23,6 +23,7 @@ from llorch.base.errors import HostError, LlorchError, StorageUnavailable
 from llorch.base.ids import JobId, PoolId, TenantId
 from llorch.core.effects import Decision, PoolDropped, PoolRecord, Record, WorkerForgotten
 from llorch.core.job import JobRecord, JobState
+from llorch.core.settings import IDEMPOTENCY_KEYS_MAX
 from llorch.core.worker import WorkerRecord
 from llorch.store import database
 from llorch.store.codec import decode, encode
@@ -60,11 +61,15 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a restart needs: live jobs in order of acceptance, workers, pools, and the newest time ever stored."""
+    """What a restart needs: live jobs in order of acceptance, workers, pools, and the newest time ever stored.
+
+    `keys` are the newest idempotency keys with their tenants and jobs, oldest first, of ended jobs as well.
+    """
 
     jobs: tuple[JobRecord, ...]
     workers: tuple[WorkerRecord, ...]
     pools: tuple[PoolRecord, ...]
+    keys: tuple[tuple[TenantId, str, JobId], ...]
     newest_at: float
 
 
@@ -216,12 +221,14 @@ class Store:
             log.event(logger, f"a read failed: {error}", level=40, statement=name)
             raise StorageUnavailable("the store cannot be read now", retry_after_s=5) from None
 
-    def snapshot(self) -> Snapshot:
-        """The stored state, read once at start."""
+    def snapshot(self, keys_max: int = IDEMPOTENCY_KEYS_MAX) -> Snapshot:
+        """The stored state, read once at start, with at most `keys_max` idempotency keys."""
+        keys = self._fetch("newest_keys", {"count": keys_max})
         return Snapshot(
             jobs=tuple(_job(record, payload) for record, payload in self._fetch("live_jobs", {})),
             workers=tuple(decode(WorkerRecord, record) for (record,) in self._fetch("workers", {})),
             pools=tuple(PoolRecord(PoolId(name), bool(draining)) for name, draining in self._fetch("pools", {})),
+            keys=tuple((TenantId(tenant), key, JobId(job_id)) for tenant, key, job_id in reversed(keys)),
             newest_at=self._fetch("newest", {})[0][0],
         )
 
@@ -371,6 +378,7 @@ def _job_row(record: JobRecord) -> dict[str, object]:
         "job_id": record.spec.job_id,
         "state": record.state.value,
         "tenant": record.spec.tenant,
+        "idempotency_key": record.spec.idempotency_key,
         "accepted_at": record.accepted_at,
         "ended_at": (record.ended_at or record.accepted_at) if ended else None,
         "record": encode(record, leave_out=("payload",)),

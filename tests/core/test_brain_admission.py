@@ -201,3 +201,18 @@ def test_attached_clients_hear_of_a_changed_place_once_a_second() -> None:
     story.cancel("j2")
     announced = [e for e in story.wait(3.0) if isinstance(e, Announce)]
     assert announced == [Announce(JobId("j3"), 0, None)]
+
+
+def test_the_catalog_may_change_while_jobs_come() -> None:
+    """A model is unknown until the catalog says it; an alias means its model until a worker takes it as its id."""
+    story = Story()
+    assert refusal(story.submit("j1", model=ModelId("new"))).code == "MODEL_NOT_FOUND"
+    story.tell(happened.CatalogRead(frozenset({ModelId("new")}), (("nick", ModelId("new")),)))
+    assert accepted(story.submit("j1", model=ModelId("new")))
+    assert accepted(story.submit("j2", model=ModelId("nick")))
+    record = story.brain.job(JobId("j2"))
+    assert record is not None and record.spec.model == "new"
+    story.worker("w9", model=ModelId("nick"))
+    assert dispatched(story.submit("j3", model=ModelId("nick"))) == [("j3", "w9")]
+    story.tell(happened.CatalogRead(frozenset()))
+    assert refusal(story.submit("j4", model=ModelId("newer"))).code == "MODEL_NOT_FOUND"

@@ -16,11 +16,12 @@ from brain_given import (
     with_worker,
 )
 
-from llorch.base.ids import JobId, PoolId, WorkerId
+from llorch.base.ids import DEFAULT_TENANT, JobId, PoolId, WorkerId
 from llorch.core import events as happened
 from llorch.core.brain import Counts, Place
 from llorch.core.effects import (
     DrainWorker,
+    Duplicate,
     Effect,
     Persist,
     PoolRecord,
@@ -88,6 +89,21 @@ def test_a_drain_that_was_asked_for_holds_until_the_worker_comes_anew() -> None:
     assert dispatched(story.worker()) == [("j1", "w1")]
 
 
+def test_a_drain_carries_the_correlation_id_of_who_asked() -> None:
+    """What the worker's log says of a drain can be matched with the operator's request."""
+    effects = with_worker().tell(happened.WorkerDrainRequested(WorkerId("w1"), "abc"))
+    assert DrainWorker(WorkerId("w1"), "http://w1", "abc") in effects
+
+
+def test_only_an_operator_registers_a_pool() -> None:
+    """A host with a live worker is a pool, but not a registered one."""
+    story = with_worker()
+    assert story.brain.registered_pools() == frozenset()
+    story.tell(happened.PoolRegistered(PoolId("p1")))
+    assert story.brain.registered_pools() == {"p1"}
+    assert [pool.pool_id for pool in story.brain.pools()] == ["local", "p1"]
+
+
 def test_the_pin_of_a_job_that_backed_off_is_looked_after() -> None:
     """A pinned batch job whose worker failed it and is then forgotten ends with the pin's error."""
     story = with_worker()
@@ -126,6 +142,17 @@ def test_nobody_is_given_up_right_after_a_restart() -> None:
         ("j1", "failed", "WORKER_LOST"),
         ("j2", "failed", "QUEUE_TIMEOUT"),
     ]
+
+
+def test_keys_of_ended_jobs_outlive_a_restart() -> None:
+    """A repeated idempotency key means the same job after a restart, whether that job lives or has ended."""
+    stored = JobRecord(a_job("j1", idempotency_key="live"), JobState.QUEUED, 100.0, 41, queued_since=100.0)
+    keys = ((DEFAULT_TENANT, "ended", JobId("j0")), (DEFAULT_TENANT, "live", J1))
+    story = Story()
+    story.tell(happened.Restarted((stored,), (), (), {}, keys))
+    assert Duplicate(JobId("j2"), JobId("j0")) in story.submit("j2", idempotency_key="ended")
+    assert Duplicate(JobId("j3"), J1) in story.submit("j3", idempotency_key="live")
+    assert kinds(story.submit("j4", idempotency_key="new"))[-1] == "Accept"
 
 
 def test_arrivals_after_a_restart_keep_their_order() -> None:

@@ -114,6 +114,26 @@ def test_a_snapshot_gives_back_what_was_committed(path: Path) -> None:
     assert snapshot.newest_at == 1500.0
 
 
+def test_a_restart_reads_back_the_newest_keys(path: Path) -> None:
+    """Idempotency keys of live and ended jobs come back, oldest first, and no more than were asked for."""
+
+    def keyed(record: JobRecord) -> JobRecord:
+        return replace(record, spec=replace(record.spec, idempotency_key=f"k-{record.sequence}"))
+
+    async def write(store: Store) -> None:
+        await store.commit([keyed(job(1)), job(2), keyed(job(3)), keyed(job(4))])
+        await store.commit([keyed(finished(3, 2000.0)), keyed(finished(1, 3000.0))])
+
+    first = Store(path)
+    asyncio.run(write(first))
+    first.close()
+    second = Store(path)
+    keys, newest = second.snapshot().keys, second.snapshot(keys_max=2).keys
+    second.close()
+    assert keys == (("alice", "k-1", "job-1"), ("alice", "k-3", "job-3"), ("bob", "k-4", "job-4"))
+    assert newest == keys[1:]
+
+
 def test_the_prompt_is_dropped_with_the_end(store: Store, path: Path) -> None:
     """A terminal record loses its payload for good; a late non-terminal write does not bring it back to disk."""
 
