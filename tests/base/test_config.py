@@ -51,10 +51,18 @@ def test_choices() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["x = ", "orchestartor = 'x'", "[pool.x]\n[poolz]", "pools = 3", "[pools.a]\nhots = 'x'", "orchestratord = 1"],
+    [
+        "x = ",
+        "orchestartor = 'x'",
+        "[pool.x]\n[poolz]",
+        "pools = 3",
+        "[pools.a]\nhots = 'x'",
+        "orchestratord = 1",
+        "[pool]\nrepoo = '/src'",
+    ],
 )
 def test_bad_files(tmp_path: Path, text: str) -> None:
-    """Bad TOML and unknown sections or profile keys are one clear error naming the file."""
+    """Bad TOML, unknown sections and unknown keys of a pool or profile are one clear error naming the file."""
     path = tmp_path / "llorch.toml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"llorch\.toml"):
