@@ -53,6 +53,7 @@ class Resolved:
 
 TOP_LEVEL_KEYS = ("orchestrator",)
 SECTIONS = ("orchestratord", "worker", "pool", "pools")
+POOL_KEYS = ("repo",)
 PROFILE_KEYS = ("host", "user", "port", "path", "repo", "labels", "mac", "limits")
 
 
@@ -125,13 +126,17 @@ def _check_sections(data: dict[str, Any], path: Path) -> None:
             raise ConfigError(f"config file {path}: unknown key '{key}'{did_you_mean(key, known)}")
         if key in SECTIONS and not isinstance(value, dict):
             raise ConfigError(f"config file {path}: '{key}' must be a section: [{key}]")
+    _check_keys(path, "pool", data.get("pool", {}), POOL_KEYS)
     for name, profile in data.get("pools", {}).items():
         if not isinstance(profile, dict):
             raise ConfigError(f"config file {path}: 'pools.{name}' must be a section: [pools.{name}]")
-        for key in profile:
-            if key not in PROFILE_KEYS:
-                hint = did_you_mean(key, PROFILE_KEYS)
-                raise ConfigError(f"config file {path}: [pools.{name}]: unknown key '{key}'{hint}")
+        _check_keys(path, f"pools.{name}", profile, PROFILE_KEYS)
+
+
+def _check_keys(path: Path, section: str, table: Mapping[str, Any], known: Sequence[str]) -> None:
+    for key in table:
+        if key not in known:
+            raise ConfigError(f"config file {path}: [{section}]: unknown key '{key}'{did_you_mean(key, known)}")
 
 
 def resolve(
