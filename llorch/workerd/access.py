@@ -9,12 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from llorch.base.config import state_dir
+from llorch.base import worker_token
 from llorch.base.errors import ConfigError, HostError, Unauthorized
-
-TOKEN_SIZE_MAX = 4096
-TOKEN_FILE_ENV = "LLORCH_WORKER_TOKEN_FILE"
-TOKEN_FILE_NAME = "worker-token"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,18 +19,6 @@ class Tokens:
 
     guard: str | None
     announce: str | None
-
-
-def read_token(path: Path) -> str:
-    """The token in a file. Raises HostError when there is none."""
-    try:
-        token = path.read_text(encoding="ascii").strip() if path.stat().st_size <= TOKEN_SIZE_MAX else ""
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not ASCII text"
-        raise HostError(f"worker token file {path}: {reason}") from None
-    if not token or any(c.isspace() for c in token):
-        raise HostError(f"worker token file {path} does not hold one token")
-    return token
 
 
 def is_loopback(bind: str) -> bool:
@@ -57,14 +41,12 @@ def find_tokens(env: Mapping[str, str], *, bind: str, token_file: Path | None, i
     A named file (flag or environment) guards every route; a token that merely lies in the state directory guards only
     a worker that is reachable from elsewhere. `insecure_lan` drops the guard. Raises ConfigError and HostError.
     """
-    named = token_file or (Path(env[TOKEN_FILE_ENV]) if env.get(TOKEN_FILE_ENV) else None)
-    lying = state_dir(env) / TOKEN_FILE_NAME
-    path = named or (lying if lying.exists() else None)
-    token = read_token(path) if path is not None else None
+    named = token_file is not None or bool(env.get(worker_token.FILE_ENV))
+    token = worker_token.read(token_file) if token_file is not None else worker_token.find(env)
     if insecure_lan:
         return Tokens(None, token)
     if is_loopback(bind):
-        return Tokens(token if named is not None else None, token)
+        return Tokens(token if named else None, token)
     if token is None:
         raise ConfigError(
             f"--bind {bind} opens this worker to the network: give --token-file FILE, or --insecure-lan for no token"

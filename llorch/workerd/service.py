@@ -52,7 +52,7 @@ class Known(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What does not change while the worker runs. `vocab_size` bounds the ids that `resume` may name."""
+    """What does not change while the worker runs. `vocab_size` bounds the ids that may be computed."""
 
     worker_id: str
     model: str
@@ -245,6 +245,9 @@ class Service:
         if any(token_id >= self.facts.vocab_size for token_id in resumed) or request.resume.next_i > len(resumed):
             raise InvalidRequest("resume: token_ids must be ids of this model, and next_i at most their number")
         prompt_ids = await self._encode(request.prompt, request.messages)
+        if any(token_id >= self.facts.vocab_size for token_id in prompt_ids):
+            # Some tokenizers know more tokens than their model has embeddings for: a step would fail for everybody.
+            raise InvalidRequest("the prompt holds a token that this model does not have")
         outlet.prompt_tokens = len(prompt_ids)
         outlet.seed = ids.new_seed() if request.sampling.seed is None else request.sampling.seed
         max_tokens = fit(len(prompt_ids), request.max_tokens, self.facts.context_length)

@@ -25,9 +25,9 @@ def test_a_named_file_is_read_and_never_made(tmp_path: Path) -> None:
     """LLORCH_WORKER_TOKEN_FILE wins; a missing, empty or odd file is an error."""
     path = tmp_path / "token"
     env = {"LLORCH_WORKER_TOKEN_FILE": str(path), "LLORCH_STATE": str(tmp_path)}
-    for content in (None, "", "a b", "é", "x" * 5000):
+    for content in (None, b"", b"\n", b"a b", b"two\nlines", "é".encode(), b"\xff", b"x" * 5000):
         if content is not None:
-            path.write_text(content)
+            path.write_bytes(content)
         with pytest.raises(HostError):
             worker_token.find_or_create(env)
     path.write_text("secret\n")

@@ -13,6 +13,7 @@ import pytest
 from aiohttp import ClientSession, web
 
 from llorch.base.clock import SystemClock
+from llorch.base.errors import InvalidRequest
 from llorch.batching.detokenize import Piece
 from llorch.batching.planner import Planner, StepPlan
 from llorch.batching.sequence import StopReason
@@ -187,6 +188,25 @@ def test_a_cancelled_id_may_come_back_before_its_step_ends() -> None:
         go.release(100)
         assert (await running)[0] == "abcde"
         assert rig.service.cancel("same") is Known.RECENT and rig.service.cancel("other") is Known.UNKNOWN
+        rig.engine.stop(5)
+
+    run(main)
+
+
+def test_tokens_that_the_model_does_not_have_are_refused() -> None:
+    """A prompt or a resume with an id beyond the embedding is the client's error; no step fails, no slot is kept."""
+
+    async def main() -> None:
+        rig = Rig(Alphabet())
+        beyond = chr(FACTS.vocab_size)
+        for odd in (
+            ExecuteRequest("p", f"once {beyond}", (), 5, Sampling(), Resume()),
+            request("r", resume=Resume((ord("a"), FACTS.vocab_size), 0)),
+        ):
+            with pytest.raises(InvalidRequest):
+                await rig.service.open(odd)
+        assert rig.service.slots_busy == 0 and rig.engine.progress.failures == 0
+        assert (await rig.text())[0] == "abcde"
         rig.engine.stop(5)
 
     run(main)
