@@ -1,4 +1,5 @@
-"""Processes of this host: detached daemons, and signals that can only reach the process they are meant for.
+"""Processes of this host: detached daemons, signals that can only reach whom they are meant for, memory and processors
+that this process may use.
 
 A process is named by pid AND start time; a pid alone may have been given to a stranger meanwhile. A zombie is dead.
 """
@@ -24,6 +25,7 @@ STDIN_SIZE_MAX = 4096  # what every pipe holds, so that handing it over cannot b
 KILL_WAIT_S = 5.0
 _POLL_S = 0.02
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
+_MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,18 +223,47 @@ def available_memory_bytes() -> int:
     import psutil
 
     available = int(psutil.virtual_memory().available)
-    return min([available, *_cgroup_headrooms(Path("/proc/self/cgroup"), _CGROUP_ROOT)])
+    return min([available, *_cgroup_headrooms(_MEMBERSHIP, _CGROUP_ROOT)])
+
+
+def processors_allowed() -> int:
+    """Processors this process may keep busy: its affinity, or the tightest cgroup's cpu.max rounded up."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min([allowed, *_cgroup_processors(_MEMBERSHIP, _CGROUP_ROOT)])
+
+
+def _cgroup_processors(membership: Path, root: Path) -> list[int]:
+    """The CPU time a second that every cgroup this process is in may take (v2), in processors, at least 1."""
+    found = []
+    for _, path in (row for row in _memberships(membership) if row[0] == ""):
+        for group in _groups_up(root, path):
+            try:
+                quota, period = map(int, (group / "cpu.max").read_text().split())
+                found.append(max(1, -(-quota // period)))
+            except (OSError, ValueError, ZeroDivisionError):
+                continue  # "max", or a controller that is not enabled at this level
+    return found
+
+
+def _memberships(membership: Path) -> list[tuple[str, str]]:
+    """(controllers, path) of each hierarchy this process is in; controllers are "" in v2."""
+    try:
+        rows = [line.split(":", 2) for line in membership.read_text().splitlines()]
+    except OSError:
+        return []
+    return [(row[1], row[2]) for row in rows if len(row) == 3]
+
+
+def _groups_up(root: Path, path: str) -> list[Path]:
+    """The cgroup `path` and those above it, up to the root of what we see."""
+    inner = root / path.lstrip("/")
+    return [group for group in (inner, *inner.parents) if group.is_relative_to(root)]
 
 
 def _cgroup_headrooms(membership: Path, root: Path) -> list[int]:
     """Limit minus use of every cgroup this process is in (v2, and v1's memory controller); unlimited ones left out."""
-    try:
-        lines = membership.read_text().splitlines()
-    except OSError:
-        return []
     headrooms = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
+    for controllers, path in _memberships(membership):
         if controllers == "":
             headrooms += _headrooms_up(root, path, "memory.max", "memory.current", "inactive_file")
         elif "memory" in controllers.split(","):
@@ -243,15 +274,12 @@ def _cgroup_headrooms(membership: Path, root: Path) -> list[int]:
 
 def _headrooms_up(root: Path, path: str, limit_file: str, usage_file: str, reclaimable: str) -> list[int]:
     headrooms = []
-    group = root / path.lstrip("/")
-    while True:
+    for group in _groups_up(root, path):
         try:
             limit = int((group / limit_file).read_text())
             usage = int((group / usage_file).read_text())
             stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
             headrooms.append(max(0, limit - usage + int(stat.get(reclaimable, 0))))
         except (OSError, ValueError):
-            pass  # "max", or a controller that is not enabled at this level
-        if group == root or root not in group.parents:
-            return headrooms
-        group = group.parent
+            continue  # "max", or a controller that is not enabled at this level
+    return headrooms

@@ -29,11 +29,6 @@ class KvCache:
         self._blocks_touched = [0] * slots
 
     @property
-    def reserved_bytes(self) -> int:
-        """Address space of the whole cache."""
-        return sum(layer.nbytes for layer in self._layers)
-
-    @property
     def resident_bytes(self) -> int:
         """Memory that has been written to, in whole blocks."""
         return sum(self._blocks_touched) * self._block_bytes

@@ -14,6 +14,7 @@ from llorch.base.errors import InsufficientMemory, InvalidModel
 from llorch.batching.blocks import BLOCK_POSITIONS, blocks_for
 from llorch.batching.planner import Draw, Row
 from llorch.batching.sequence import SamplingParams
+from llorch.host import process
 from llorch.model import hardware
 from llorch.model.attention import EXACT, FUSED, Attention
 from llorch.model.checkpoint import Checkpoint
@@ -99,8 +100,8 @@ class LoadedModel:
         return self.config.eos_ids | self.tokenizer.eos_ids
 
     @property
-    def chat_template(self) -> str | None:
-        """The model's own Jinja template, if it has one."""
+    def chat_template(self) -> object:
+        """The model's own template as its files have it, for `wire.templates.own_template`; None when it has none."""
         return self.tokenizer.chat_template
 
     @property
@@ -132,7 +133,7 @@ def load_model(
     weights_bytes = (checkpoint.values + tied_copy) * chosen.itemsize
     context_length = _fit_context(config, weights_bytes, slots, context, chosen)
     if threads is None:
-        threads = 1 if weights_bytes < SMALL_MODEL_BYTES else hardware.processors_allowed()
+        threads = 1 if weights_bytes < SMALL_MODEL_BYTES else process.processors_allowed()
     torch.set_num_threads(threads)
     progress(0.0)
     weights = read_weights(config, checkpoint, chosen, lambda share: progress(share * 0.95))
@@ -161,7 +162,7 @@ def _fit_context(config: ModelConfig, weights_bytes: int, slots: int, asked: int
     if asked is not None and not 2 <= asked <= config.context_length:
         raise InvalidModel(f"context must be between 2 and the model's {config.context_length}")
     block_bytes = BLOCK_POSITIONS * config.kv_values_per_position * dtype.itemsize
-    usable = int(hardware.available_memory_bytes() * MEMORY_SHARE) - WORKSPACE_BYTES
+    usable = int(process.available_memory_bytes() * MEMORY_SHARE) - WORKSPACE_BYTES
     least = asked or min(config.context_length, CONTEXT_FLOOR)
     need = weights_bytes + slots * blocks_for(least) * block_bytes
     if need > usable:

@@ -37,7 +37,8 @@ class SegmentKind(Enum):
 class Tokenizer:
     """Safe to use from several threads.
 
-    `special_tokens`: role (`bos_token`, ...) to text. `chat_template`: the model's own Jinja source, if any.
+    `special_tokens`: role (`bos_token`, ...) to text. `chat_template`: the text of the model's template file,
+    else what its configuration says, as it stands there (None: nothing); wire.templates knows what that may be.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -51,8 +52,7 @@ class Tokenizer:
         self._tokenizer.no_padding()
         config = read_json(directory / CONFIG_NAME)
         self.special_tokens = _special_tokens(config)
-        self.chat_template = _chat_template(directory, config)
-        self.vocab_size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
+        self.chat_template: object = _template_file(directory) or config.get("chat_template")
         self._control_ids = frozenset(i for i, t in self._tokenizer.get_added_tokens_decoder().items() if t.special)
         self._bos_id = self._leading_id(config)
         self._lock = threading.Lock()
@@ -133,12 +133,11 @@ def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def _chat_template(directory: Path, config: Mapping[str, Any]) -> str | None:
+def _template_file(directory: Path) -> str | None:
     path = directory / TEMPLATE_NAME
-    if path.is_file():
+    try:
         return path.read_text(encoding="utf-8")
-    value = config.get("chat_template")
-    if isinstance(value, list):
-        named = {entry.get("name"): entry.get("template") for entry in value if isinstance(entry, dict)}
-        value = named.get("default")
-    return value if isinstance(value, str) else None
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as problem:
+        raise InvalidModel(f"{TEMPLATE_NAME} cannot be read: {problem}") from None

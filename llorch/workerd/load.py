@@ -10,7 +10,7 @@ from llorch.base.clock import Clock
 from llorch.batching.planner import Planner
 from llorch.model import Dtype, LoadedModel, SegmentKind, SpecialTokens, load_model
 from llorch.wire.messages import Message
-from llorch.wire.templates import TELLING_TOKENS, ChatTemplate, Origin, choose, render
+from llorch.wire.templates import TELLING_TOKENS, ChatTemplate, Origin, choose, own_template, render
 from llorch.workerd.engine import Engine
 from llorch.workerd.launch import Launch, Model
 from llorch.workerd.outlet import Update
@@ -57,7 +57,7 @@ def texts_of(loaded: LoadedModel, model: Model) -> ModelTexts:
     """The texts of a loaded model. Raises ConfigError for an unknown template name in the catalog."""
     template = choose(
         explicit=model.template,
-        own=loaded.chat_template,
+        own=own_template(loaded.chat_template),
         architecture=loaded.config.model_type or model.architecture,
         control_tokens=[t for t in TELLING_TOKENS if len(loaded.tokenizer.encode(t, SpecialTokens.LEAVE)) == 1],
     )

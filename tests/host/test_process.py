@@ -151,3 +151,18 @@ def test_memory_is_what_the_tightest_cgroup_leaves(tmp_path: Path) -> None:
     membership.write_text("0::/a/b\n")
     assert process._cgroup_headrooms(membership, tmp_path / "fs") == [500]
     assert process.available_memory_bytes() > 0
+
+
+def test_processors_are_what_the_tightest_cgroup_leaves(tmp_path: Path) -> None:
+    """cpu.max of every level above us, rounded up to whole processors; `max` is no limit."""
+    group = tmp_path / "fs" / "a" / "b"
+    group.mkdir(parents=True)
+    (group / "cpu.max").write_text("max 100000\n")
+    (group.parent / "cpu.max").write_text("150000 100000\n")
+    (tmp_path / "cpu.max").write_text("1000 100000\n")  # outside of what is mounted
+    membership = tmp_path / "cgroup"
+    membership.write_text("1:memory:/x\n0::/a/b\n")
+    assert process._cgroup_processors(membership, tmp_path / "fs") == [2]
+    (group.parent / "cpu.max").write_text("1000 100000\n")
+    assert process._cgroup_processors(membership, tmp_path / "fs") == [1]
+    assert process.processors_allowed() >= 1

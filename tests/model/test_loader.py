@@ -16,6 +16,7 @@ import torch
 from llorch.base.errors import InsufficientMemory, InvalidModel
 from llorch.batching.planner import Draw, Row, StepPlan
 from llorch.batching.sequence import SamplingParams
+from llorch.host import process
 from llorch.model import Dtype, hardware, load_model, loader
 from llorch.model.config import RopeScaling, parse_config
 from llorch.model.kv_cache import KvCache
@@ -109,8 +110,9 @@ def test_the_cache_takes_memory_as_it_is_used() -> None:
     config = parse_config({**CONFIG, "max_position_embeddings": 1 << 22}, {})
     before = resident_bytes()
     cache = KvCache(config, slots=2, context=1 << 22, dtype=torch.float32)
-    assert cache.reserved_bytes == 2 * 2 * (1 << 22) * 2 * 2 * 4 * 4
-    assert resident_bytes() - before < 16 << 20
+    assert cache.positions == 1 << 22 and resident_bytes() - before < 16 << 20
+    cache.store(0, cache.row_indexes(torch.tensor([1]), torch.tensor([1 << 21])), torch.ones(1, 4, 4))
+    assert cache.keys(0, 1, 1 << 21, (1 << 21) + 1).sum() == 8 and resident_bytes() - before < 16 << 20
 
 
 def resident_bytes() -> int:
@@ -170,7 +172,7 @@ def test_files_that_are_missing_or_broken(directory: Path) -> None:
 
 def test_memory_is_checked_before_loading(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A context that does not fit is refused; without one, as much is taken as fits."""
-    monkeypatch.setattr(hardware, "available_memory_bytes", lambda: GIB // 8)
+    monkeypatch.setattr(process, "available_memory_bytes", lambda: GIB // 8)
     with pytest.raises(InsufficientMemory, match="are needed for weights and 4000 slots of 512 positions"):
         load_model(directory, slots=4000, context=512)
     change_config(directory, max_position_embeddings=1 << 20)
@@ -218,17 +220,3 @@ def test_sliding_windows() -> None:
     qwen = {**CONFIG, "model_type": "qwen2", "sliding_window": 9, "max_window_layers": 1}
     assert parse_config(qwen, {}).windows == (None, None)
     assert parse_config({**qwen, "use_sliding_window": True}, {}).windows == (None, 9)
-
-
-def test_cgroup_limits_bind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tightest cgroup above the process bounds memory (droppable file pages counted as free) and processors."""
-    inner = tmp_path / "outer" / "inner"
-    inner.mkdir(parents=True)
-    (tmp_path / "outer" / "memory.max").write_text("1000000\n")
-    (tmp_path / "outer" / "memory.current").write_text("900000\n")
-    (tmp_path / "outer" / "memory.stat").write_text("anon 5\ninactive_file 50000\n")
-    (inner / "memory.max").write_text("max\n")
-    (inner / "cpu.max").write_text("50000 100000\n")
-    monkeypatch.setattr(hardware, "own_cgroups", lambda: [inner, inner.parent, tmp_path])
-    assert hardware.available_memory_bytes() == 150_000
-    assert hardware.processors_allowed() == 1

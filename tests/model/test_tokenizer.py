@@ -91,13 +91,14 @@ def test_white_space_beside_a_control_token_is_no_forgery(directory: Path) -> No
 
 
 def test_files_are_read(directory: Path) -> None:
-    """Special tokens in both spellings, and the chat template inline, as a list of named ones, or as a file."""
+    """Special tokens in both spellings; the chat template as the configuration has it, or the file before it."""
     tokenizer = Tokenizer(directory)
     assert tokenizer.special_tokens == {"bos_token": "<s>", "eos_token": "</s>"}
     assert tokenizer.eos_ids == {EOS}
     assert tokenizer.chat_template == "{{ messages }}"
-    set_config(directory, chat_template=[{"name": "tools", "template": "t"}, {"name": "default", "template": "d"}])
-    assert Tokenizer(directory).chat_template == "d"
+    named = [{"name": "tools", "template": "t"}, {"name": "default", "template": "d"}]
+    set_config(directory, chat_template=named)
+    assert Tokenizer(directory).chat_template == named
     (directory / "chat_template.jinja").write_text("file")
     assert Tokenizer(directory).chat_template == "file"
 

@@ -37,7 +37,7 @@ EDGES = {
     "wire": set(),
     "host": set(),
     "client": {"wire"},
-    "model": {"batching", "host.runtime"},
+    "model": {"batching", "host.process"},
     "store": {"core", "host.paths"},
     "scripting": {"host.process"},
     "orchestratord": {"core", "wire", "store", "scripting", "client", "host.ssh", "host.process", "host.runtime"},
