@@ -15,13 +15,13 @@ from llorch.base import clock, log, worker_token
 from llorch.base.addresses import local_url
 from llorch.base.clock import SystemClock
 from llorch.base.errors import ConfigError, HostError, LlorchError, StorageUnavailable
-from llorch.base.ids import JobId, WorkerId
+from llorch.base.ids import JobId
 from llorch.core.brain import Brain
 from llorch.core.events import DrainStarted, PoolRegistered, Restarted
 from llorch.host.process import on_stop
 from llorch.orchestratord import access, statedir, upstream
 from llorch.orchestratord.access import Access
-from llorch.orchestratord.adopt import Adopter
+from llorch.orchestratord.adopt import Adopter, Contact
 from llorch.orchestratord.clock import BrainClock
 from llorch.orchestratord.dispatch import Dispatcher
 from llorch.orchestratord.driver import Driver
@@ -90,16 +90,15 @@ class Daemon:
         self._snapshot = store.snapshot(settings.brain.idempotency_keys_max)
         token = worker_token.find_or_create(os.environ, settings.state_dir)
         door = Access(settings.mode, settings.lan_access, token)
+        door.set_keys(store.keys())
         brain = Brain(settings.brain)
         brain_clock = BrainClock(SystemClock(), self._snapshot.newest_at)
-        streams, metrics, vouched = Streams(), Metrics(), set[str]()
-
-        def token_for(worker_id: WorkerId) -> str | None:
-            return door.worker_token if worker_id in vouched else None
-
-        self._dispatcher = Dispatcher(session, group, brain_clock, metrics, token_for, lambda event: driver.post(event))
+        streams, metrics = Streams(), Metrics()
+        self._dispatcher = Dispatcher(
+            session, group, brain_clock, metrics, door.token_for, lambda event: driver.post(event)
+        )
         driver = Driver(brain, store, segments, streams, self._dispatcher, brain_clock, metrics)
-        adopter = Adopter(session, group, lambda worker_id: brain.worker(worker_id) is not None, driver.post)
+        adopter = Adopter(session, group, brain.worker, driver.post)
         self.service = Service(
             access=door,
             brain=brain,
@@ -110,7 +109,6 @@ class Daemon:
             streams=streams,
             metrics=metrics,
             adopter=adopter,
-            vouched=vouched,
             catalog=CatalogWatch(os.environ),
         )
         self._stop_wanted = asyncio.Event()
@@ -123,6 +121,7 @@ class Daemon:
         turns = self._group.create_task(service.driver.run(), name="driver")
         service.refresh_catalog()
         await service.driver.tell(restarted(self._snapshot, service))
+        self._adopt_again()
         for stream in service.streams:
             if (place := service.brain.position(stream.job_id)) is not None:
                 stream.place(*place)
@@ -145,6 +144,13 @@ class Daemon:
             await listener.stop()
             for task in (ticks, sweeps, turns):
                 task.cancel()
+
+    def _adopt_again(self) -> None:
+        """Workers that an operator added before the restart do not know of it: look for them."""
+        for record in self.service.brain.workers():
+            if record.spec.adopted:
+                self.service.access.vouch(record.spec.worker_id, record.spec.url)
+                self.service.adopter.keep(record.spec.worker_id, Contact.LOST)
 
     def _on_signal(self) -> None:
         """First signal: drain; second: at once."""
@@ -169,11 +175,12 @@ class Daemon:
             log.event(logger, "the grace time is over; running jobs continue after the next start")
 
     async def _tick(self) -> None:
-        """Pings, stalled clients."""
+        """Pings, stalled clients, journals that the disk refused."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(TICK_S)
             self.service.streams.tick(loop.time())
+            self.service.segments.settle()
 
     async def _sweep(self) -> None:
         """Remove what has been kept long enough, and journals that no job claims."""
@@ -188,6 +195,7 @@ class Daemon:
     async def _expire(self) -> None:
         service, settings = self.service, self._settings
         now = service.clock.now()
+        service.access.forget_others((w.spec.worker_id, w.spec.url) for w in service.brain.workers())
         while ended := await service.store.expired_outputs(now - settings.output_kept_s):
             service.segments.remove(ended)
             await service.store.forget_outputs(ended)

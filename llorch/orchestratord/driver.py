@@ -121,6 +121,11 @@ class Driver:
         if (submission := self._submissions.get(job_id)) is not None:
             await asyncio.wait([submission.answer])
 
+    def owed_job(self, job_id: JobId) -> JobRecord | None:
+        """What the store should say of a job and could not be told yet."""
+        record = self._owed.get(("job", job_id))
+        return record if isinstance(record, JobRecord) else None
+
     async def announce(self, spec: WorkerSpec) -> None:
         """Put a worker on the list. Raises WorkerAlreadyRegistered."""
         await self.tell(WorkerAnnounced(spec))
@@ -278,7 +283,12 @@ class Driver:
             return
         self.metrics.jobs.add(value=effect.ending.state.value)
         log.event(
-            logger, "job ended", job_id=effect.job_id, state=effect.ending.state.value, code=effect.ending.error_code
+            logger,
+            "job ended",
+            job_id=effect.job_id,
+            state=effect.ending.state.value,
+            code=effect.ending.error_code,
+            correlation_id=effect.correlation_id,
         )
         self.streams.drop(effect.job_id)
         stream.finish(terminal_event(effect.ending))

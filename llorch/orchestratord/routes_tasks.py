@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from aiohttp import web
 
@@ -36,15 +38,34 @@ async def submit(request: web.Request) -> web.StreamResponse:
     spec = job_spec(task, tenant, request[CORRELATION])
     if task.delivery is Delivery.ACCEPTED:
         return await _answer_accepted(service, await service.driver.submit(spec), tenant)
-    try:
+    with _carrying(service, spec.job_id):
         job_id = _job_of(await service.driver.submit(spec))
-        found = await service.find(job_id, tenant)
-        if task.delivery is Delivery.STREAM:
-            return await follow(request, service, found, None)
-        return await _wait(service, found, tenant)
+        with _carrying(service, job_id):  # another one when the key was known
+            found = await service.find(job_id, tenant)
+            if task.delivery is Delivery.STREAM:
+                return await follow(request, service, found, None)
+            return await _wait(service, found, tenant)
+
+
+@contextmanager
+def _carrying(service: Service, job_id: JobId) -> Iterator[None]:
+    """This request carries the answer of a job; the job hears of it when the last that does is dropped.
+
+    A client that lost its connection and asks again with the same key may come before the loss is noticed.
+    """
+    service.carriers[job_id] += 1
+    dropped = False
+    try:
+        yield
     except (asyncio.CancelledError, ConnectionError):
-        service.driver.post(ClientDisconnected(spec.job_id))
+        dropped = True
         raise
+    finally:
+        service.carriers[job_id] -= 1
+        if not service.carriers[job_id]:
+            del service.carriers[job_id]
+            if dropped:
+                service.driver.post(ClientDisconnected(job_id))
 
 
 def job_spec(task: TaskRequest, tenant: TenantId, correlation_id: str) -> JobSpec:

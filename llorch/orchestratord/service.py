@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from enum import Enum
 
 from aiohttp import web
@@ -42,8 +43,8 @@ class Service:
     streams: Streams
     metrics: Metrics
     adopter: Adopter
-    vouched: set[str]
     catalog: CatalogWatch
+    carriers: Counter[JobId] = field(default_factory=Counter)  # requests whose connection carries a job's answer
     phase: Phase = Phase.STARTING
     keys_checked_at: float = 0.0
 
@@ -80,7 +81,8 @@ class Service:
             stored = await self.store.job(job_id)
             if stored is None:
                 raise JobNotFound()
-            record, output_kept = stored.record, stored.output_kept
+            owed = self.driver.owed_job(JobId(job_id))  # it has ended, and the disk refused to hear of it
+            record, output_kept = owed or stored.record, stored.output_kept
         if self.access.isolated and record.spec.tenant != tenant:
             raise JobNotFound()
         return Found(record, stream, output_kept)

@@ -55,13 +55,17 @@ def _whereabouts(folder: Path) -> str:
 
 
 def write_record(folder: Path, url: str, started_at: str) -> None:
-    """Say where this orchestratord listens; complete or absent for whoever reads it."""
+    """Say where this orchestratord listens; complete or absent for whoever reads it. Raises HostError."""
     path = folder / RECORD_FILE
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "w", encoding="utf-8") as file:
-        json.dump({"url": url, "pid": os.getpid(), "started_at": started_at}, file)
-    fresh.replace(path)
+    try:
+        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            json.dump({"url": url, "pid": os.getpid(), "started_at": started_at}, file)
+        fresh.replace(path)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise HostError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def remove_record(folder: Path) -> None:

@@ -48,14 +48,14 @@ def open_writer(path: Path, scripts: tuple[str, ...] = SCRIPTS) -> sqlite3.Conne
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
-    """A second connection that only reads; WAL lets it run beside the writer."""
-    connection = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode=ro",
-        uri=True,
-        isolation_level=None,
-        check_same_thread=False,
-        timeout=BUSY_TIMEOUT_S,
-    )
+    """A second connection that only reads; WAL lets it run beside the writer. Raises HostError."""
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    try:
+        connection = sqlite3.connect(
+            uri, uri=True, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT_S
+        )
+    except sqlite3.OperationalError as error:
+        raise HostError(f"the database {path} cannot be opened: {error}") from None
     connection.execute("PRAGMA query_only = ON")
     return connection
 

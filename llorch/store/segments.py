@@ -2,19 +2,21 @@
 
 A frame is `id: N\\ndata: {...}\\n\\n`; the first is `started` (id 1), token i has id i + 2; the terminal event is not
 in it. A frame is in the file before any client sees it, so after `kill -9` every client can be given exactly what it
-misses. When the disk refuses (full, read-only) a bounded remainder stays in memory and the stream goes on.
+misses. When the disk refuses (full, read-only) a bounded remainder stays in memory, the stream goes on, and `settle`
+tries again.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
 
 from llorch.base import log
-from llorch.base.errors import StorageUnavailable
+from llorch.base.errors import HostError, StorageUnavailable
 from llorch.base.ids import JOB_ID, JobId
 
 logger = log.get(__name__)
@@ -23,6 +25,7 @@ OPEN_FILES_MAX = 256
 SPILL_SIZE_MAX = 4 << 20
 _SUFFIX = ".frames"
 _FIRST_TOKEN_ID = 2
+_FRAME = re.compile(rb"id: (\d{1,19})\ndata: ([^\n]*)\n\n")
 
 
 class Segment:
@@ -55,6 +58,7 @@ class Segment:
             if len(self._spill) + len(data) > SPILL_SIZE_MAX:
                 raise StorageUnavailable("the token journal cannot be written and its memory is used up")
             self._spill += data
+            self._owner.spilled[self.job_id] = self
         # Readers that keep up take the newest frames from memory.
         self._newest = (self.size - len(data), data)
         self.last_id = last_id
@@ -72,6 +76,12 @@ class Segment:
             reason = error.strerror
         log.event(logger, f"the token journal cannot be written: {reason}", level=40, job_id=self.job_id)
         return False
+
+    def settle(self) -> bool:
+        """Write what the disk refused before; is everything on disk now?"""
+        if self._spill and self._write(bytes(self._spill)):
+            self._spill.clear()
+        return not self._spill
 
     def read(self, offset: int, size_max: int) -> bytes:
         """At most `size_max` bytes from `offset`; empty at the end. Raises StorageUnavailable."""
@@ -130,24 +140,44 @@ class Segment:
         self._owner.release(self.job_id)
 
     def recover(self) -> None:
-        """Take over a file that another process left: a torn tail is cut off."""
+        """Take over a file that another process left: what lies behind the last sound frame is cut off."""
         data = self._path.read_bytes()
-        end = data.rfind(b"\n\n") + 2 if b"\n\n" in data else 0
-        if end < len(data):
-            os.truncate(self._path, end)
-        self._stored = end
-        last = data.rfind(b"\n\nid: ", 0, max(0, end - 2))
-        head = data[:end] if last < 0 else data[last + 2 : end]
-        first_line = head.split(b"\n", 1)[0]
-        self.last_id = int(first_line[3:]) if first_line.startswith(b"id:") else 0
+        self._stored, self.last_id = sound_part(data)
+        if self._stored < len(data):
+            if b"\n\n" in data[self._stored :]:  # more than the torn tail that every kill may leave
+                log.event(logger, "a token journal is damaged; its end is dropped", level=40, job_id=self.job_id)
+            os.truncate(self._path, self._stored)
+
+
+def sound_part(data: bytes) -> tuple[int, int]:
+    """(bytes, last id) of the frames from the start of a journal that are whole and count 1, 2, 3 …
+
+    A power loss may leave any page of a file as zeros, not only the last one.
+    """
+    end = last_id = 0
+    while (frame := _FRAME.match(data, end)) is not None and int(frame[1]) == last_id + 1 and _is_event(frame[2]):
+        end, last_id = frame.end(), last_id + 1
+    return end, last_id
+
+
+def _is_event(text: bytes) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
 
 
 class Segments:
     """The folder of token journals; keeps at most 256 files open."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Raises HostError when the folder cannot be made."""
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise HostError(f"the folder {folder} cannot be made: {error.strerror}") from None
         self._folder = folder
+        self.spilled: dict[JobId, Segment] = {}
         self._open: OrderedDict[str, int] = OrderedDict()
 
     def _path(self, job_id: str) -> Path:
@@ -156,6 +186,8 @@ class Segments:
 
     def open(self, job_id: JobId) -> Segment:
         """The journal of a job; what another process wrote is taken over. Raises StorageUnavailable."""
+        if (known := self.spilled.get(job_id)) is not None:
+            return known  # part of it is in memory only
         segment = Segment(self, job_id, self._path(job_id))
         try:
             segment.recover()
@@ -190,8 +222,16 @@ class Segments:
     def remove(self, job_ids: Iterable[str]) -> None:
         """Delete journals; those that are not there are no error."""
         for job_id in job_ids:
+            self.spilled.pop(JobId(job_id), None)
             self.release(job_id)
             self._path(job_id).unlink(missing_ok=True)
+
+    def settle(self) -> None:
+        """Write what the disk refused before, until it refuses again; call from time to time."""
+        for job_id, segment in list(self.spilled.items()):
+            if not segment.settle():
+                return
+            del self.spilled[job_id]
 
     def names(self) -> list[str]:
         """The jobs that have a file."""

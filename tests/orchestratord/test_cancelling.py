@@ -115,3 +115,15 @@ def test_timeouts_end_with_an_error(bench: Bench) -> None:
     with bench.stream(max_tokens=1000, timeout_ms=300) as events:
         last = events.rest()[-1].data
     assert last["type"] == "error" and last["code"] == "TIMEOUT"
+
+
+def test_a_job_that_was_asked_for_again_outlives_the_first_connection(bench: Bench) -> None:
+    """Two streams of one idempotency key: dropping one changes nothing, dropping the last cancels."""
+    bench.worker(token_delay_s=0.02)
+    task = {"max_tokens": 1000, "idempotency_key": f"twice-{bench.model}"}
+    with bench.stream(**task) as second:
+        with bench.stream(**task) as first:
+            job_id = first.take(2)[0].data["job_id"]
+        assert second.take(30)[0].data["job_id"] == job_id
+        assert bench.job(job_id)["status"] == "running"
+    assert ended(bench.orchestratord, job_id)["status"] == "cancelled"

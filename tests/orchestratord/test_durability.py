@@ -90,13 +90,50 @@ def test_a_full_disk_turns_new_jobs_away(cluster: Cluster, benches: Callable[[Da
         assert "retry-after" in refused.headers
         seen += events.rest()
     assert text_of(seen) == expected_text(PROMPT, 30) and seen[-1].data["type"] == "end"
+    first = seen[0].data["job_id"]
+    assert bench.job(first)["status"] == "completed"  # what the client saw is true, though not yet on disk
+    with bench.events(first) as events:
+        assert text_of(events.rest()) == expected_text(PROMPT, 30)
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     job_id = until(lambda: bench.orchestratord.post("/v2/tasks", bench.body(max_tokens=2)).json.get("job_id"), "room")
     assert ended(bench.orchestratord, job_id)["status"] == "completed"
-    first = seen[0].data["job_id"]
-    until(lambda: bench.job(first)["status"] == "completed", "what was owed is written")
+    journal = cluster.state / "segments" / f"{first}.frames"
+    until(lambda: journal.read_bytes().count(b"\n\n") == 31, "what was refused is written")
     bench.orchestratord.kill()
-    assert cluster.orchestratord().get(f"/v2/tasks/{first}").json["status"] == "completed"
+    again = cluster.orchestratord().get(f"/v2/tasks/{first}").json
+    assert (again["status"], again["text"]) == ("completed", expected_text(PROMPT, 30))
+
+
+def test_a_damaged_journal_costs_only_its_tail(cluster: Cluster, benches: Callable[[Daemon], Bench]) -> None:
+    """Rubbish in the token journal of a running job: orchestratord starts, and the job goes on to the right text."""
+    bench = benches(cluster.orchestratord())
+    worker = bench.worker(token_delay_s=0.02)
+    with bench.stream(max_tokens=40, detach=True) as events:
+        job_id = events.take(9)[0].data["job_id"]
+    port = port_of(bench.orchestratord)
+    bench.orchestratord.kill()
+    worker.token_delay_s = 0.0
+    journal = cluster.state / "segments" / f"{job_id}.frames"
+    data = bytearray(journal.read_bytes())
+    place = data.index(b"id: 6\n")
+    data[place : place + 30] = bytes(30)
+    journal.write_bytes(data)
+    bench.orchestratord = cluster.orchestratord(port=port)
+    assert ended(bench.orchestratord, job_id)["text"] == expected_text(PROMPT, 40)
+    assert "damaged" in bench.orchestratord.log
+
+
+def test_an_unusable_state_directory_is_one_clear_line(cluster: Cluster) -> None:
+    """Something in the way of what has to be written there: exit 1 and one line, no traceback."""
+    for name in ("segments", "orchestratord.json"):
+        state = cluster.home / f"without-{name}"
+        state.mkdir()
+        (state / name).mkdir() if name == "orchestratord.json" else (state / name).write_text("in the way")
+        argv = [*program("orchestratord"), "--port", "0", "--state", str(state)]
+        daemon = start(argv, environment(cluster.home), cluster.home / f"{name}.log")
+        cluster.daemons.append(daemon)
+        assert daemon.process.wait(20) == 1
+        assert name in daemon.log and "Traceback" not in daemon.log
 
 
 def test_a_damaged_database_is_set_aside(cluster: Cluster) -> None:

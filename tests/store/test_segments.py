@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llorch.base.errors import StorageUnavailable
+from llorch.base.errors import HostError, StorageUnavailable
 from llorch.base.ids import JobId
 from llorch.store import segments
 from llorch.store.segments import Segment, Segments
@@ -102,3 +102,47 @@ def test_a_refusing_disk_spills_into_bounded_memory(tmp_path: Path, monkeypatch:
     with pytest.raises(StorageUnavailable):
         for index in range(4, 40):
             segment.append(token_frame(index), index + 2)
+
+
+@pytest.mark.parametrize(
+    "damage", [b"\0" * 20, b"\n\nid: zz\ndata: {}\n\n", b"\xff\xfe\n\nid: 9\n", b'"}\n\nid: 7\ndata: {}\n\n']
+)
+def test_recovery_keeps_what_is_sound_before_any_damage(tmp_path: Path, damage: bytes) -> None:
+    """Rubbish in the middle, as a power loss may leave it: the sound frames before it are kept, appending goes on."""
+    folder = Segments(tmp_path / "s")
+    data = fill(folder.create(JOB), 6)
+    folder.close()
+    path = next((tmp_path / "s").iterdir())
+    place = data.index(b"id: 5\n") + 10
+    path.write_bytes(data[:place] + damage + data[place + len(damage) :])
+    segment = Segments(tmp_path / "s").open(JOB)
+    assert segment.read_all() == path.read_bytes() == data[: data.index(b"id: 5\n")]
+    assert segment.last_id == 4 and segment.frames == 3
+    segment.append(token_frame(3), 5)
+    assert segment.read_all() == data[: data.index(b"id: 6\n")]
+
+
+def test_what_the_disk_refused_is_written_later(tmp_path: Path) -> None:
+    """Opening a journal that is partly in memory gives all of it; once the disk takes it, it is in the file."""
+    folder = Segments(tmp_path / "s")
+    segment = folder.create(JOB)
+    fill(segment, 1)
+    path, kept = tmp_path / "s" / f"{JOB}.frames", tmp_path / "kept"
+    folder.release(JOB)
+    path.rename(kept)
+    path.symlink_to("/dev/full")
+    segment.append(token_frame(1), 3)
+    folder.settle()
+    assert folder.open(JOB).frames == 2 and folder.spilled
+    folder.release(JOB)
+    kept.replace(path)
+    folder.settle()
+    assert not folder.spilled and Segments(tmp_path / "s").open(JOB).token_ids() == [0, 1000, 1, 1001]
+    folder.close()
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:
+    """Something else lies where the journals belong: HostError, which the daemon prints as one line."""
+    (tmp_path / "s").write_text("a file")
+    with pytest.raises(HostError, match="cannot be made"):
+        Segments(tmp_path / "s")
