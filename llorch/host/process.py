@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 STDIN_SIZE_MAX = 4096  # what every pipe holds, so that handing it over cannot block
 KILL_WAIT_S = 5.0
 _POLL_S = 0.02
+_PR_SET_PDEATHSIG = 1
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
 
@@ -44,14 +45,22 @@ class Outcome(Enum):
     KILLED = "killed"  # needed SIGKILL
 
 
+class Lifetime(Enum):
+    """How long a spawned process may live."""
+
+    OWN = "own"  # it outlives us
+    OURS = "ours"  # the kernel kills it when the thread that started it ends, however that ends (Linux only)
+
+
 def spawn_detached(
     argv: Sequence[str],
     *,
     log_path: Path,
     env: Mapping[str, str] | None = None,
     stdin_data: bytes | None = None,
+    lifetime: Lifetime = Lifetime.OWN,
 ) -> Spawned:
-    """Start `argv` so that it outlives this process, its terminal and its SSH session.
+    """Start `argv` so that it outlives this process (see `lifetime`), its terminal and its SSH session.
 
     stdout and stderr are appended to `log_path` (0600); stdin reads `stdin_data` (at most 4 KiB: secrets travel here,
     never in argv) and then ends. `env` is laid over `clean_environment()`. Raises HostError if it cannot start.
@@ -59,12 +68,20 @@ def spawn_detached(
     import subprocess  # 3 ms that `worker list` need not spend
 
     environment = {**clean_environment(), **_source_path(), **(env or {})}
+    bind = bound_to(os.getpid()) if lifetime is Lifetime.OURS else None
     stdin = _prepared_stdin(stdin_data)
     try:
         log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             process = subprocess.Popen(
-                list(argv), env=environment, stdin=stdin, stdout=log, stderr=log, start_new_session=True, cwd="/"
+                list(argv),
+                env=environment,
+                stdin=stdin,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                cwd="/",
+                preexec_fn=bind,
             )
         finally:
             os.close(log)
@@ -75,6 +92,25 @@ def spawn_detached(
     # Popen has not waited for it, so the pid is still its own even if it died at once.
     seen = _look(process.pid)
     return Spawned(process.pid, seen[1] if seen is not None else 0.0)
+
+
+def bound_to(parent: int) -> Callable[[], None]:
+    """What has the kernel kill the process that calls it when its parent, `parent`, ends; it stays so across an exec.
+
+    All is prepared beforehand, so that it may run between fork and exec. Where there is no such thing it does nothing.
+    """
+    if not sys.platform.startswith("linux"):
+        return lambda: None
+    import ctypes
+
+    prctl = ctypes.CDLL(None).prctl
+
+    def bind() -> None:
+        prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+        if os.getppid() != parent:  # it ended before the call
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return bind
 
 
 def _source_path() -> dict[str, str]:
@@ -167,6 +203,17 @@ def terminate(pid: int, start_time: float, *, grace_s: float) -> Outcome:
         if not _wait(handle, pid, start_time, KILL_WAIT_S):
             raise HostError(f"process {pid} does not end, not even by SIGKILL")
         return Outcome.KILLED
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def kill(spawned: Spawned) -> None:
+    """SIGKILL, as when the machine loses power: no goodbye, no waiting. Nothing happens when it ended already."""
+    handle = _open_handle(spawned.pid)
+    try:
+        if is_alive(spawned.pid, spawned.start_time):
+            _send(handle, spawned.pid, signal.SIGKILL)
     finally:
         if handle is not None:
             os.close(handle)

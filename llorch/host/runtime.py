@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import llorch
 from llorch.base.config import cache_dir
 from llorch.base.errors import HostError
-from llorch.host.process import clean_environment
+from llorch.host.process import bound_to, clean_environment
 
 if TYPE_CHECKING:
     from llorch.host import executable
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 BUILD_FILE = "llorch-build.json"  # written by build/freeze.py, lies beside the frozen modules
 ORIGIN_FILE = "origin"  # in the cached one-folder copy: path of the file that carries the payloads
 _READ_BYTES = 1 << 20
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +140,7 @@ def become_one_folder(argv: list[str]) -> None:
         return
     from llorch.host import cache
 
-    _die_with_parent()
+    end_with_launcher()
     try:
         program = one_folder_program()
     except HostError as error:
@@ -150,16 +149,10 @@ def become_one_folder(argv: list[str]) -> None:
     os.execve(program, argv, clean_environment())
 
 
-def _die_with_parent() -> None:
-    if not sys.platform.startswith("linux"):
-        return
-    import ctypes
-    import signal
-
-    parent = os.getppid()
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
-    if os.getppid() != parent:  # it died before the call
-        os.kill(os.getpid(), signal.SIGKILL)
+def end_with_launcher() -> None:
+    """In the onefile's child process: be killed when the process that people see, its parent, is."""
+    if is_frozen() and not is_one_folder():
+        bound_to(os.getppid())()
 
 
 def one_folder_program() -> Path:

@@ -15,7 +15,7 @@ from llorch.base.errors import HostError, LlorchError
 from llorch.client.events import End, ErrorEvent, Started, Token
 from llorch.client.request import InferenceRequest, Priority
 from llorch.client.sync import Client, JobHandle
-from llorch.host import interrupts
+from llorch.host import interrupts, runtime
 from llorch.remote import terminal
 from llorch.remote.demo_cluster import Cluster
 
@@ -53,6 +53,7 @@ class Results:
 def demo(arguments: argparse.Namespace) -> int:
     """Run it; 0 when everything that was promised happened."""
     began = time.monotonic()
+    runtime.end_with_launcher()
     results = Results()
     cluster = Cluster()
     failure: LlorchError | None = None

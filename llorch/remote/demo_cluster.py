@@ -1,4 +1,4 @@
-"""The demo's own little cluster: real daemons in a temporary home, all of which end with it, whatever happens."""
+"""The demo's own little cluster: real daemons in a temporary home, all of which end with it, even if it is killed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ POLL_S = 0.02
 LOG_TAIL_LINES = 8
 # What the daemons may keep of the caller's settings: where runtimes are, and how to debug.
 _KEPT = ("LLORCH_CACHE", "LLORCH_TORCH", "LLORCH_CPU_ISA", "LLORCH_DEBUG")
-_SIGKILL = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +94,7 @@ class Cluster:
     def kill(self, worker_id: str) -> None:
         """SIGKILL: no goodbye, no clean-up, as when the machine loses power."""
         daemon = next(d for d in self._daemons if d.name == worker_id)
-        os.kill(daemon.spawned.pid, _SIGKILL)  # our own child, not reaped: the pid is still its
+        process.kill(daemon.spawned)
 
     def wait_for(self, condition: Callable[[], bool], what: str, *needed: Daemon) -> None:
         """Poll `condition`; HostError with the log's end when a needed daemon dies or it takes too long."""
@@ -116,7 +115,9 @@ class Cluster:
         log_path = self.folder / f"{name}.log"
         argv = [*runtime.daemon_command(applet), *flags]
         with interrupts.held_off():  # between its start and its entry in the list nobody would end it
-            spawned = process.spawn_detached(argv, log_path=log_path, env=self._environment())
+            spawned = process.spawn_detached(
+                argv, log_path=log_path, env=self._environment(), lifetime=process.Lifetime.OURS
+            )
             daemon = Daemon(name, spawned, log_path)
             self._daemons.append(daemon)
         return daemon

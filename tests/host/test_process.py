@@ -59,6 +59,36 @@ def test_it_survives_the_death_of_its_parent(tmp_path: Path) -> None:
     assert process.terminate(int(pid), float(started), grace_s=5) is Outcome.STOPPED
 
 
+def test_a_bound_process_ends_with_its_parent(tmp_path: Path) -> None:
+    """Lifetime.OURS: whoever is killed takes what it started along, also when that ignores SIGTERM."""
+    code = (
+        "import sys, time; from pathlib import Path; from llorch.host.process import Lifetime, spawn_detached\n"
+        "log = Path(sys.argv[1]); s = spawn_detached(sys.argv[2:], log_path=log, lifetime=Lifetime.OURS)\n"
+        "print(s.pid, s.start_time, flush=True); time.sleep(60)"
+    )
+    log = tmp_path / "log"
+    argv = [sys.executable, "-c", code, str(log), sys.executable, "-c", STUBBORN]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid, started = parent.stdout.readline().split()
+        wait_for_text(log, "ready")
+        assert process.is_alive(int(pid), float(started))
+        parent.kill()
+    deadline = time.monotonic() + 10
+    while process.is_alive(int(pid), float(started)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_kill_is_sure_and_only_for_the_one_meant(sleeper: Spawned) -> None:
+    """SIGKILL reaches the very process, and no other that has its pid."""
+    process.kill(Spawned(sleeper.pid, sleeper.start_time - 1))
+    assert process.is_alive(sleeper.pid, sleeper.start_time)
+    process.kill(sleeper)
+    assert os.waitstatus_to_exitcode(os.waitpid(sleeper.pid, 0)[1]) == -signal.SIGKILL
+    process.kill(sleeper)
+
+
 def test_output_goes_to_the_log_and_stdin_carries_data(tmp_path: Path) -> None:
     """stdin ends after the data; stdout and stderr are appended to a private file."""
     log = tmp_path / "log"

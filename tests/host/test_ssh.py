@@ -167,7 +167,7 @@ def test_a_session_that_never_answers_is_not_waited_for(sshd: Sshd, monkeypatch:
             return await remote.server_address()
 
     try:
-        with pytest.raises(SshFailed, match="no command was answered within 0.3 s"):
+        with pytest.raises(SshFailed, match="no command was answered"):
             asyncio.run(asyncio.wait_for(go(), 20))
     finally:
         keys.write_text(before)

@@ -67,3 +67,19 @@ def test_an_interrupted_demo_leaves_nothing(tmp_path: Path, number: signal.Signa
         demo.send_signal(number)
         assert demo.wait(60) == 130
     assert leftovers(tmp_path) == []
+
+
+def test_a_killed_demo_leaves_no_process(tmp_path: Path) -> None:
+    """SIGKILL leaves nobody to clean up: the daemons end with the demo all the same."""
+    with tempfile.TemporaryFile() as output:
+        demo = subprocess.Popen([*program(), "demo"], env=environment(tmp_path), stdout=output, stderr=output)
+        deadline = time.monotonic() + TIMEOUT_S
+        while not list((tmp_path / "tmp").glob("llorch-demo-*/worker-*.log")):
+            assert demo.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        demo.kill()
+        demo.wait()
+    deadline = time.monotonic() + 10
+    while left := strays.find_by_environment("DEMO_TEST", str(tmp_path)):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.02)
