@@ -84,6 +84,7 @@ class FakeWorker:
     executions: list[Execution] = field(default_factory=list)
     cancels: list[str] = field(default_factory=list)
     announced: list[int] = field(default_factory=list)
+    calls: list[tuple[str, str]] = field(default_factory=list)  # path and correlation id of /health and /drain
     url: str = ""
     _live: dict[str, asyncio.Event] = field(default_factory=dict)
     _beats: asyncio.Task[None] | None = None
@@ -182,10 +183,15 @@ class FakeWorker:
 
     # Routes
 
+    def _note(self, request: web.Request) -> None:
+        self.calls.append((request.path, request.headers.get(execute.CORRELATION_HEADER, "")))
+
     async def _ok(self, request: web.Request) -> web.Response:
+        self._note(request)
         return web.json_response({}, status=202)
 
     async def _health(self, request: web.Request) -> web.Response:
+        self._note(request)
         return web.json_response({"status": "healthy", **self.announcement().to_body(), "slots_busy": len(self._live)})
 
     async def _tokenize(self, request: web.Request) -> web.Response:

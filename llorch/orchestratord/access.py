@@ -12,7 +12,7 @@ from aiohttp import web
 
 from llorch.base.addresses import is_loopback, parse
 from llorch.base.errors import ConfigError, Unauthorized
-from llorch.base.ids import DEFAULT_TENANT, TenantId
+from llorch.base.ids import DEFAULT_TENANT, TenantId, WorkerId
 from llorch.orchestratord.settings import LanAccess, Mode, Settings
 from llorch.store.store import ClientKey
 
@@ -36,8 +36,9 @@ class Access:
     def __init__(self, mode: Mode, lan_access: LanAccess, worker_token: str) -> None:
         self._mode = mode
         self._lan_access = lan_access
-        self.worker_token = worker_token
+        self._worker_token = worker_token
         self._keys: list[ClientKey] = []
+        self._vouched: set[tuple[WorkerId, str]] = set()
 
     def set_keys(self, keys: Iterable[ClientKey]) -> None:
         """The keys that open the door from now on."""
@@ -75,11 +76,34 @@ class Access:
     def vouches_for_worker(self, request: web.Request) -> bool:
         """Did the caller show the worker token? Raises Unauthorized when it had to and did not."""
         offered = _offered(request)
-        if offered and hmac.compare_digest(fingerprint(offered), fingerprint(self.worker_token)):
+        if offered and hmac.compare_digest(fingerprint(offered), fingerprint(self._worker_token)):
             return True
         if self._is_open_to(request):
             return False
         raise Unauthorized("the worker token is needed: send it as 'Authorization: Bearer TOKEN'")
+
+    # Vouching: the token is shown only to a worker that is known to have it, at the address it had it at. An id alone
+    # proves nothing: once its worker is lost, anybody who may announce may announce the same id elsewhere.
+
+    def vouch(self, worker_id: WorkerId, url: str) -> None:
+        """The worker at `url` showed the token, or an operator named its address."""
+        self._vouched.add((worker_id, url))
+
+    def vouched(self, worker_id: WorkerId, url: str) -> bool:
+        """Does the worker with this id, at this address, have the token?"""
+        return (worker_id, url) in self._vouched
+
+    def token_for(self, worker_id: WorkerId, url: str) -> str | None:
+        """What to show to this worker."""
+        return self._worker_token if self.vouched(worker_id, url) else None
+
+    def forget(self, worker_id: WorkerId, url: str) -> None:
+        """It announced itself without the token, or is off the list."""
+        self._vouched.discard((worker_id, url))
+
+    def forget_others(self, known: Iterable[tuple[WorkerId, str]]) -> None:
+        """Forget all but these workers at these addresses."""
+        self._vouched &= set(known)
 
 
 def _offered(request: web.Request) -> str | None:

@@ -66,10 +66,10 @@ class Dispatcher:
         group: asyncio.TaskGroup,
         brain_clock: BrainClock,
         metrics: Metrics,
-        token_for: Callable[[WorkerId], str | None],
+        token_for: Callable[[WorkerId, str], str | None],
         post: Callable[[Event], None],
     ) -> None:
-        """`token_for` gives the worker token for workers that may see it; `post` hands events to the driver."""
+        """`token_for` gives the worker token for workers (id, URL) that may see it; `post` hands over events."""
         self._session = session
         self._group = group
         self._clock = brain_clock
@@ -113,6 +113,7 @@ class Dispatcher:
     # One attempt
 
     async def _run(self, attempt: Attempt, gate: asyncio.Future[None]) -> None:
+        log.correlation.set(attempt.record.spec.correlation_id)
         try:
             failure = await self._attempt(attempt, gate)
         except aiohttp.ServerTimeoutError:
@@ -140,7 +141,7 @@ class Dispatcher:
             spec.payload, upstream.attempt_name(effect.job_id, effect.attempt), token_ids, segment.frames
         )
         deadline = None if effect.deadline_at is None else self._clock.unix(effect.deadline_at)
-        headers = upstream.headers(self._token_for(effect.worker_id), spec.correlation_id, deadline)
+        headers = upstream.headers(self._token_for(effect.worker_id, effect.url), spec.correlation_id, deadline)
         async with asyncio.timeout(effect.first_token_timeout_s) as attempt.limit:
             async with self._session.post(
                 effect.url + "/execute", data=body, headers=headers, allow_redirects=False
@@ -193,6 +194,7 @@ class Dispatcher:
             worker_id=attempt.effect.worker_id,
             kind=failure.kind.value,
             code=failure.code,
+            correlation_id=attempt.record.spec.correlation_id,
         )
         tokens = segment.frames if ids is None else len(ids)
         self._post(AttemptFailed(job_id, number, failure, segment.frames, tokens))
@@ -215,7 +217,7 @@ class Dispatcher:
 
     def drain(self, effect: DrainWorker) -> None:
         """Ask a worker to finish and exit."""
-        self._call_later("/drain", effect.url, effect.worker_id, b"{}", "")
+        self._call_later("/drain", effect.url, effect.worker_id, b"{}", effect.correlation_id)
 
     def _call_later(self, path: str, url: str, worker_id: WorkerId, body: bytes, correlation_id: str) -> None:
         self._group.create_task(self._call(path, url, worker_id, body, correlation_id), name=f"call {path}")
@@ -224,7 +226,7 @@ class Dispatcher:
         self, path: str, url: str, worker_id: WorkerId, body: bytes, correlation_id: str
     ) -> dict[str, Any] | None:
         """A short call; None when the worker did not answer it with a JSON object."""
-        headers = upstream.headers(self._token_for(worker_id), correlation_id)
+        headers = upstream.headers(self._token_for(worker_id, url), correlation_id)
         try:
             async with asyncio.timeout(upstream.CALL_TIMEOUT_S):
                 async with self._session.post(
@@ -234,6 +236,11 @@ class Dispatcher:
                     return strict_json.parse_object(data) if response.status < 300 and data else None
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError, InvalidRequest) as error:
             log.event(
-                logger, f"a worker did not answer {path}", level=20, worker_id=worker_id, error=type(error).__name__
+                logger,
+                f"a worker did not answer {path}",
+                level=20,
+                worker_id=worker_id,
+                error=type(error).__name__,
+                correlation_id=correlation_id,
             )
             return None

@@ -20,9 +20,9 @@ from llorch.core.events import (
 from llorch.core.worker import WorkerRecord, WorkerState
 from llorch.orchestratord import views
 from llorch.orchestratord.addresses import may_add, may_announce
-from llorch.orchestratord.adopt import load_of, spec_of
+from llorch.orchestratord.adopt import Contact, load_of, spec_of
 from llorch.orchestratord.service import SERVICE, Service
-from llorch.orchestratord.serving import json_response, read_object, read_optional_object
+from llorch.orchestratord.serving import CORRELATION, json_response, read_object, read_optional_object
 from llorch.wire.announce import HEARTBEAT_S, LEASE_S, parse_announcement, parse_heartbeat, read_worker_url
 from llorch.wire.fields import Fields
 
@@ -34,24 +34,29 @@ async def ready(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
     vouched = service.access.vouches_for_worker(request)
     spec = spec_of(parse_announcement(await read_object(request)))
-    if not may_announce(spec.url, request.remote or "", _pool_ids(service)):
+    if not may_announce(spec.url, request.remote or "", service.brain.registered_pools()):
         raise InvalidRequest("url must name the address that the announcement comes from, or a registered pool")
-    await asyncio.shield(service.driver.announce(spec))
+    # Before the brain hears of it: jobs may be dispatched to the worker in the same turn.
     if vouched:
-        service.vouched.add(spec.worker_id)
+        service.access.vouch(spec.worker_id, spec.url)
     else:
-        service.vouched.discard(spec.worker_id)
+        service.access.forget(spec.worker_id, spec.url)
+    await asyncio.shield(service.driver.announce(spec))
     body = {"worker_id": spec.worker_id, "lease_s": LEASE_S, "heartbeat_s": HEARTBEAT_S}
     return json_response({**body, "protocol": PROTOCOL, "accepted": spec.protocol_ok})
 
 
 async def heartbeat(request: web.Request) -> web.Response:
-    """`POST /v2/workers/{id}/heartbeat`; 404 tells the worker to announce itself again."""
+    """`POST /v2/workers/{id}/heartbeat`; 404 tells the worker to announce itself again.
+
+    So is one that shows the token but whose address is not vouched for, as after a restart: it then may get the token.
+    """
     service = request.app[SERVICE]
-    vouched = service.access.vouches_for_worker(request)
-    worker_id = _worker(request, service).spec.worker_id
-    if vouched:  # after a restart a heartbeat alone brings a known worker back
-        service.vouched.add(worker_id)
+    shows_token = service.access.vouches_for_worker(request)
+    spec = _worker(request, service).spec
+    worker_id = spec.worker_id
+    if shows_token and not service.access.vouched(worker_id, spec.url):
+        raise WorkerNotFound("announce the worker again: its address is not vouched for")
     load = load_of(parse_heartbeat(await read_optional_object(request)))
     service.driver.post(HeartbeatReceived(worker_id, load))
     return json_response({"worker_id": worker_id, "lease_s": LEASE_S})
@@ -80,12 +85,13 @@ async def add(request: web.Request) -> web.Response:
     fields.required_text("url")
     url = read_worker_url(fields, "url")
     fields.done()
-    if not may_add(url, _pool_ids(service)):
+    if not may_add(url, service.brain.registered_pools()):
         raise InvalidRequest("url must name loopback or a registered pool; register the host with POST /v2/pools first")
-    spec = await service.adopter.look(url)
+    spec = await service.adopter.look(url, request[CORRELATION])
+    service.adopter.check_room(spec.worker_id)
+    service.access.vouch(spec.worker_id, spec.url)
     await asyncio.shield(service.driver.announce(spec))
-    service.vouched.add(spec.worker_id)
-    service.adopter.keep(spec)
+    service.adopter.keep(spec.worker_id, Contact.SEEN)
     record = service.brain.worker(spec.worker_id)
     return json_response({} if record is None else views.worker(record, service.clock.now()), 201)
 
@@ -95,7 +101,7 @@ async def drain(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
     await service.tenant(request)
     worker_id = _worker(request, service).spec.worker_id
-    await service.driver.tell(WorkerDrainRequested(worker_id))
+    await service.driver.tell(WorkerDrainRequested(worker_id, request[CORRELATION]))
     return json_response({"worker_id": worker_id, "state": WorkerState.DRAINING.value}, 202)
 
 
@@ -103,10 +109,10 @@ async def forget(request: web.Request) -> web.Response:
     """`DELETE /v2/workers/{id}`: off the list; a worker that lives announces itself again."""
     service = request.app[SERVICE]
     await service.tenant(request)
-    worker_id = _worker(request, service).spec.worker_id
-    service.adopter.forget(worker_id)
-    await service.driver.tell(WorkerForgetRequested(worker_id))
-    return json_response({"worker_id": worker_id})
+    spec = _worker(request, service).spec
+    service.access.forget(spec.worker_id, spec.url)
+    await service.driver.tell(WorkerForgetRequested(spec.worker_id))
+    return json_response({"worker_id": spec.worker_id})
 
 
 def _worker(request: web.Request, service: Service) -> WorkerRecord:
@@ -172,13 +178,9 @@ async def forget_pool(request: web.Request) -> web.Response:
 
 def _pool(request: web.Request, service: Service) -> PoolId:
     pool_id = PoolId(request.match_info["pool_id"].lower())
-    if pool_id not in _pool_ids(service):
+    if pool_id not in {pool.pool_id for pool in service.brain.pools()}:
         raise PoolNotFound()
     return pool_id
-
-
-def _pool_ids(service: Service) -> set[PoolId]:
-    return {pool.pool_id for pool in service.brain.pools()}
 
 
 ROUTES = [

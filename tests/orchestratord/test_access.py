@@ -5,7 +5,9 @@ from __future__ import annotations
 import http.client
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import Bench
@@ -105,6 +107,80 @@ def test_lab_mode_wants_the_worker_token(cluster: Cluster) -> None:
     finally:
         stranger.stop()
         friend.stop()
+
+
+def test_a_key_counts_from_the_first_moment(cluster: Cluster) -> None:
+    """Of many requests that come at once right after the start none is refused for want of keys."""
+    key = keys(cluster, "create", "me").stdout.strip()
+    daemon = cluster.orchestratord("--mode", "lab")
+    gate = threading.Barrier(16)
+
+    def ask(_: int) -> int:
+        gate.wait(20)
+        return daemon.get("/v2/tasks", headers=bearer(key)).status
+
+    with ThreadPoolExecutor(16) as pool:
+        assert set(pool.map(ask, range(16))) == {200}
+
+
+def announce(daemon: Daemon, worker: FakeWorker, url: str, token: str | None) -> int:
+    """Announce a worker's id at some URL, with or without the token."""
+    body = worker.announcement().to_body() | {"url": url}
+    return daemon.post("/v2/workers/ready", body, headers=bearer(token) if token else {}).status
+
+
+def test_the_token_goes_to_the_address_that_showed_it(cluster: Cluster) -> None:
+    """Somebody who announces a lost worker's id at another address is not vouched for by the old one's heartbeat."""
+    daemon = cluster.orchestratord()
+    token = (cluster.state / "worker-token").read_text().strip()
+    true, thief = FakeWorker(worker_id="w1"), FakeWorker(worker_id="w1")
+    true.start()
+    thief.start()
+    try:
+        assert announce(daemon, true, true.url, token) == 200
+        until(lambda: daemon.get("/v2/workers/w1").json["state"] == "lost", "the lease is over")
+        assert announce(daemon, thief, thief.url, None) == 200
+        beat = daemon.post("/v2/workers/w1/heartbeat", {}, headers=bearer(token))
+        assert (beat.status, beat.code) == (404, "WORKER_NOT_FOUND")
+        body = {"prompt": "x", "max_tokens": 1, "wait": True}
+        assert daemon.post("/v2/tasks", body).status == 200
+        assert len(thief.executions) == 1 and "authorization" not in thief.executions[0].headers
+        assert announce(daemon, thief, thief.url, token) == 200
+        assert daemon.post("/v2/tasks", body).status == 200
+        assert thief.executions[1].headers["authorization"] == f"Bearer {token}"
+    finally:
+        true.stop()
+        thief.stop()
+
+
+def test_a_job_that_waits_reaches_a_new_worker_with_the_token(cluster: Cluster) -> None:
+    """A worker is vouched for before the jobs that wait for it are sent."""
+    key = keys(cluster, "create", "me").stdout.strip()
+    daemon = cluster.orchestratord("--mode", "lab")
+    token = (cluster.state / "worker-token").read_text().strip()
+    job_id = daemon.post("/v2/tasks", {"prompt": "x", "max_tokens": 1}, headers=bearer(key)).json["job_id"]
+    friend = FakeWorker(worker_id="w1", token=token).start(daemon.url)
+    try:
+        until(lambda: friend.executions, f"{job_id} was sent")
+        assert friend.executions[0].headers["authorization"] == f"Bearer {token}"
+    finally:
+        friend.stop()
+
+
+def test_a_live_worker_does_not_register_its_host(cluster: Cluster) -> None:
+    """A host counts as registered by POST /v2/pools alone: a worker's presence opens it to nobody else."""
+    key = keys(cluster, "create", "me").stdout.strip()
+    daemon = cluster.orchestratord("--mode", "lab")
+    token = (cluster.state / "worker-token").read_text().strip()
+    host = {"id": "gpu.home.arpa"}
+    url = f"http://{host['id']}:8001"
+    worker = FakeWorker(worker_id="w1")
+    assert daemon.post("/v2/pools", host, headers=bearer(key)).status == 201
+    assert announce(daemon, worker, url, token) == 200
+    assert daemon.delete(f"/v2/pools/{host['id']}", headers=bearer(key)).status == 200
+    assert host["id"] in [pool["id"] for pool in daemon.get("/v2/pools", headers=bearer(key)).json["pools"]]
+    assert announce(daemon, FakeWorker(worker_id="w2"), url, token) == 400
+    assert daemon.post("/v2/workers", {"url": url}, headers=bearer(key)).status == 400
 
 
 def test_the_token_goes_only_to_those_who_showed_it(bench: Bench) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from conftest import Bench
-from daemons import call, ended, until
-from fakes import FakeWorker
+from daemons import Cluster, Daemon, call, ended, until
+from fakes import Fault, FakeWorker, Trouble
 
 
 def test_announcing_twice_is_one_worker(bench: Bench) -> None:
@@ -62,6 +64,50 @@ def test_a_worker_added_by_url_is_kept_alive(bench: Bench) -> None:
     until(lambda: bench.orchestratord.get(path).json["lease_left_s"] > 4.6, "the lease was renewed")
     assert bench.orchestratord.post("/v2/workers", {"url": "http://127.0.0.1:1"}).code == "WORKER_UNAVAILABLE"
     assert bench.orchestratord.post("/v2/workers", {"url": "file:///etc/passwd"}).status == 400
+
+
+def test_a_worker_added_by_url_is_found_again_after_a_restart(
+    cluster: Cluster, benches: Callable[[Daemon], Bench]
+) -> None:
+    """It does not know of the restart, so it is asked again; once forgotten it is asked no more."""
+    bench = benches(cluster.orchestratord())
+    quiet = FakeWorker(worker_id="quiet", model=bench.model).start()
+    bench.workers.append(quiet)
+    assert bench.orchestratord.post("/v2/workers", {"url": quiet.url}).status == 201
+    job_id = bench.submit(max_tokens=1)
+    ended(bench.orchestratord, job_id)
+    bench.orchestratord.kill()
+    bench.orchestratord = cluster.orchestratord()
+    bench.wait_for(quiet)
+    ended(bench.orchestratord, bench.submit(max_tokens=1))
+    assert len(quiet.executions) == 2
+    assert bench.orchestratord.delete("/v2/workers/quiet").status == 200
+    bench.orchestratord.kill()
+    assert cluster.orchestratord().get("/v2/workers").json == {"workers": []}
+
+
+def test_drain_and_health_calls_carry_a_correlation_id(bench: Bench) -> None:
+    """What the operator's request was called is what the worker's log can say."""
+    quiet = FakeWorker(worker_id=f"{bench.model}-q", model=bench.model).start()
+    bench.workers.append(quiet)
+    headers = {"X-Correlation-Id": "by-hand"}
+    assert bench.orchestratord.post("/v2/workers", {"url": quiet.url}, headers=headers).status == 201
+    assert bench.orchestratord.post(f"/v2/workers/{quiet.worker_id}/drain", headers=headers).status == 202
+    until(lambda: ("/drain", "by-hand") in quiet.calls, "drained")
+    assert quiet.calls[0] == ("/health", "by-hand")
+    until(lambda: len(quiet.calls) > 3, "asked again")
+    assert all(correlation_id for _, correlation_id in quiet.calls)
+
+
+def test_the_log_of_a_job_has_its_correlation_id(bench: Bench) -> None:
+    """A failed attempt and the end of a job are found by the id that the client sent."""
+    bench.worker(troubles=[Trouble(Fault.DIE, 1)])
+    answer = bench.orchestratord.post(
+        "/v2/tasks", bench.body(max_tokens=3), headers={"X-Correlation-Id": f"trace-{bench.model}"}
+    )
+    ended(bench.orchestratord, answer.json["job_id"])
+    lines = [line for line in bench.orchestratord.log.splitlines() if f"correlation_id=trace-{bench.model}" in line]
+    assert any("attempt failed" in line for line in lines) and any("job ended" in line for line in lines)
 
 
 def test_another_protocol_is_listed_but_not_used(bench: Bench) -> None:
