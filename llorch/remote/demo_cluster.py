@@ -25,7 +25,7 @@ LEFTOVER_WAIT_S = 5.0
 POLL_S = 0.02
 LOG_TAIL_LINES = 8
 # What the daemons may keep of the caller's settings: where runtimes are, and how to debug.
-_KEPT = ("LLORCH_CACHE", "LLORCH_TORCH", "LLORCH_CPU_ISA", "LLORCH_DEBUG")
+_KEPT = ("LLORCH_CACHE", "LLORCH_TORCH", "LLORCH_QUIET", "LLORCH_DEBUG")
 
 
 @dataclass(frozen=True, slots=True)
