@@ -197,8 +197,9 @@ class Daemon:
         now = service.clock.now()
         service.access.forget_others((w.spec.worker_id, w.spec.url) for w in service.brain.workers())
         while ended := await service.store.expired_outputs(now - settings.output_kept_s):
-            service.segments.remove(ended)
+            # In this order: a record must not promise what is gone. What a crash leaves between is a stray.
             await service.store.forget_outputs(ended)
+            service.segments.remove(ended)
         await service.store.expire(now - settings.record_kept_s)
         await service.store.checkpoint()
 

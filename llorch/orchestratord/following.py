@@ -9,11 +9,10 @@ from aiohttp import web
 from llorch.base.errors import OutputExpired, StorageUnavailable
 from llorch.orchestratord.driver import terminal_event
 from llorch.orchestratord.service import Found, Service
-from llorch.orchestratord.serving import CORRELATION, SERVER, Connection
 from llorch.orchestratord.streams import JobStream, Reader
 from llorch.store.segments import Segment
+from llorch.web.listening import Connection
 from llorch.wire import sse
-from llorch.wire.execute import CORRELATION_HEADER
 
 
 async def follow(request: web.Request, service: Service, found: Found, after: int | None) -> web.StreamResponse:
@@ -36,23 +35,27 @@ def text_of(service: Service, found: Found) -> str | None:
     """The text so far; None once it is no longer kept."""
     if found.stream is not None:
         return found.stream.segment.text()
-    if not found.output_kept:
+    try:
+        segment = _segment(service, found)
+    except OutputExpired:
         return None
-    segment = _segment(service, found)
     text = segment.text()
     segment.release()
     return text
 
 
 def _segment(service: Service, found: Found) -> Segment:
+    """The journal of an ended job. Raises OutputExpired, also when it went between our look at the record and now."""
     if not found.output_kept:
         raise OutputExpired()
-    return service.segments.open(found.record.spec.job_id)
+    segment = service.segments.open(found.record.spec.job_id)
+    if segment.last_id == 0 and found.record.started_at is not None:
+        raise OutputExpired()
+    return segment
 
 
 async def _send(request: web.Request, service: Service, reader: Reader) -> web.StreamResponse:
-    headers = {**sse.HEADERS, CORRELATION_HEADER: request[CORRELATION], "Server": SERVER}
-    response = web.StreamResponse(headers=headers)
+    response = web.StreamResponse(headers=sse.HEADERS)
     loop = asyncio.get_running_loop()
     connection = request.protocol
     if isinstance(connection, Connection):

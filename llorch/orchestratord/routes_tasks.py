@@ -40,7 +40,9 @@ async def submit(request: web.Request) -> web.StreamResponse:
         return await _answer_accepted(service, await service.driver.submit(spec), tenant)
     with _carrying(service, spec.job_id):
         job_id = _job_of(await service.driver.submit(spec))
-        with _carrying(service, job_id):  # another one when the key was known
+        if job_id != spec.job_id:  # the key was known: somebody reads the earlier job again
+            service.driver.post(ClientAttached(job_id))
+        with _carrying(service, job_id):
             found = await service.find(job_id, tenant)
             if task.delivery is Delivery.STREAM:
                 return await follow(request, service, found, None)

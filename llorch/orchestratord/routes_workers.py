@@ -22,11 +22,12 @@ from llorch.orchestratord import views
 from llorch.orchestratord.addresses import may_add, may_announce
 from llorch.orchestratord.adopt import Contact, load_of, spec_of
 from llorch.orchestratord.service import SERVICE, Service
-from llorch.orchestratord.serving import CORRELATION, json_response, read_object, read_optional_object
+from llorch.web.answers import json_response
+from llorch.web.bodies import read_object, read_optional_object
+from llorch.web.edge import CORRELATION
 from llorch.wire.announce import HEARTBEAT_S, LEASE_S, parse_announcement, parse_heartbeat, read_worker_url
 from llorch.wire.fields import Fields
-
-POOL_NAME_MAX = 255
+from llorch.wire.tasks import POOL_NAME_MAX, pool_name
 
 
 async def ready(request: web.Request) -> web.Response:
@@ -149,7 +150,7 @@ async def register_pool(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
     await service.tenant(request)
     fields = Fields(await read_object(request), ("id", "draining"))
-    name = fields.required_text("id", size_max=POOL_NAME_MAX).lower()
+    name = pool_name(fields.required_text("id", size_max=POOL_NAME_MAX))
     if name and not all(c.isalnum() or c in ".-_:" for c in name):
         fields.problem("id", "must be a host name or an address")
     draining = fields.switch("draining")
@@ -177,7 +178,7 @@ async def forget_pool(request: web.Request) -> web.Response:
 
 
 def _pool(request: web.Request, service: Service) -> PoolId:
-    pool_id = PoolId(request.match_info["pool_id"].lower())
+    pool_id = PoolId(pool_name(request.match_info["pool_id"]))
     if pool_id not in {pool.pool_id for pool in service.brain.pools()}:
         raise PoolNotFound()
     return pool_id

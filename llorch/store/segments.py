@@ -65,7 +65,7 @@ class Segment:
 
     def _write(self, data: bytes) -> bool:
         try:
-            fd = self._owner.descriptor(self.job_id, self._path)
+            fd = self._owner.for_appending(self.job_id, self._path)
             written = os.write(fd, data)
             if written == len(data):
                 self._stored += written
@@ -91,10 +91,13 @@ class Segment:
             at = offset - self._stored
             return bytes(self._spill[at : at + size_max])
         try:
-            fd = self._owner.descriptor(self.job_id, self._path)
-            return os.pread(fd, min(size_max, self._stored - offset), offset)
+            fd = self._owner.for_reading(self.job_id, self._path)
+            data = os.pread(fd, min(size_max, self._stored - offset), offset)
         except OSError as error:
             raise StorageUnavailable(f"the token journal cannot be read: {error.strerror}") from None
+        if not data:
+            raise StorageUnavailable("the token journal is shorter than it was")
+        return data
 
     def read_all(self) -> bytes:
         """Every frame."""
@@ -134,6 +137,11 @@ class Segment:
                     return None
                 ids += part
         return ids
+
+    def token_count(self) -> int:
+        """How many tokens there are; a frame without ids counts as one. Raises StorageUnavailable."""
+        ids = self.token_ids() if self.frames else []
+        return self.frames if ids is None else len(ids)
 
     def release(self) -> None:
         """Close the file; reading or appending opens it again."""
@@ -201,8 +209,16 @@ class Segments:
         """The empty journal of a job nobody has seen before; no file is made until something is written."""
         return Segment(self, job_id, self._path(job_id))
 
-    def descriptor(self, job_id: str, path: Path) -> int:
-        """An open file for appending and reading; the least recently used one makes room. Raises OSError."""
+    def for_appending(self, job_id: str, path: Path) -> int:
+        """The open file, made when it is not there yet. Raises OSError."""
+        return self._descriptor(job_id, path, os.O_CREAT)
+
+    def for_reading(self, job_id: str, path: Path) -> int:
+        """The open file; one that was removed does not come back. Raises OSError."""
+        return self._descriptor(job_id, path, 0)
+
+    def _descriptor(self, job_id: str, path: Path, flags: int) -> int:
+        """An open file for both; the least recently used one makes room."""
         fd = self._open.get(job_id)
         if fd is not None:
             self._open.move_to_end(job_id)
@@ -210,7 +226,7 @@ class Segments:
         if len(self._open) >= OPEN_FILES_MAX:
             _, oldest = self._open.popitem(last=False)
             os.close(oldest)
-        fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | flags, 0o600)
         self._open[job_id] = fd
         return fd
 

@@ -107,13 +107,16 @@ class Fields:
             return None
         return value
 
-    def texts(self, name: str, *, count_max: int) -> tuple[str, ...]:
-        """A list of strings; absent is empty."""
+    def texts(self, name: str, *, count_max: int, size_max: int | None = None) -> tuple[str, ...]:
+        """A list of strings, each of at most `size_max` UTF-8 bytes; absent is empty."""
         value = self._typed(
             name, lambda v: isinstance(v, list) and all(isinstance(x, str) for x in v), "a list of strings"
         )
         if value is not None and len(value) > count_max:
             self.problem(name, f"must have at most {count_max} items")
+            return ()
+        if size_max is not None and any(len(item.encode("utf-8")) > size_max for item in value or ()):
+            self.problem(name, f"must have items of at most {size_max} bytes")
             return ()
         return tuple(value or ())
 

@@ -15,6 +15,7 @@ MAX_TOKENS_DEFAULT = 256
 MAX_TOKENS_MAX = 1_000_000
 DURATION_MS_MAX = 7 * 24 * 3600 * 1000
 PINS_MAX = 64
+POOL_NAME_MAX = 255
 
 
 class Priority(Enum):
@@ -132,13 +133,23 @@ def _read_placement(fields: Fields) -> Placement:
         fields.problem("placement", "must be an object")
         return Placement()
     inner = Fields(raw, _PLACEMENT_FIELDS)
+    pin_pool = inner.text("pin_pool", size_max=POOL_NAME_MAX)
     placement = Placement(
-        pin_pool=inner.text("pin_pool", size_max=255),
+        pin_pool=None if pin_pool is None else pool_name(pin_pool),
         pin_worker=inner.pattern("pin_worker", ids.WORKER_ID),
-        prefer_pools=inner.texts("prefer_pools", count_max=PINS_MAX),
-        avoid_pools=inner.texts("avoid_pools", count_max=PINS_MAX),
+        prefer_pools=_pools(inner, "prefer_pools"),
+        avoid_pools=_pools(inner, "avoid_pools"),
         allow_fallback=inner.switch("allow_fallback") if inner.has("allow_fallback") else True,
     )
     for problem in inner.problems:
         fields.problem(f"placement.{problem['field']}", problem["message"])
     return placement
+
+
+def _pools(fields: Fields, name: str) -> tuple[str, ...]:
+    return tuple(map(pool_name, fields.texts(name, count_max=PINS_MAX, size_max=POOL_NAME_MAX)))
+
+
+def pool_name(text: str) -> str:
+    """A pool is a host: its name has no case."""
+    return text.lower()

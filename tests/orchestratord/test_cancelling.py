@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
-from conftest import Bench
-from daemons import call, ended, until
-from fakes import Fault, Trouble
+from conftest import PROMPT, Bench
+from daemons import Cluster, Daemon, call, ended, text_of, until
+from fakes import Fault, Trouble, expected_text
 
 
 def cancel(bench: Bench, job_id: str, method: str = "POST") -> tuple[int, str]:
@@ -127,3 +128,18 @@ def test_a_job_that_was_asked_for_again_outlives_the_first_connection(bench: Ben
         assert second.take(30)[0].data["job_id"] == job_id
         assert bench.job(job_id)["status"] == "running"
     assert ended(bench.orchestratord, job_id)["status"] == "cancelled"
+
+
+def test_asking_again_within_the_grace_time_keeps_the_job(
+    cluster: Cluster, benches: Callable[[Daemon], Bench]
+) -> None:
+    """A POST that comes back with the same key stops the grace bell: the job is streamed to its end."""
+    bench = benches(cluster.orchestratord("--disconnect-grace-s", "1"))
+    worker = bench.worker(token_delay_s=0.05)
+    task = {"max_tokens": 40, "idempotency_key": "once-more"}
+    with bench.stream(**task) as events:
+        events.take(2)
+    with bench.stream(**task) as events:
+        seen = events.rest()
+    assert text_of(seen) == expected_text(PROMPT, 40) and seen[-1].data["stop_reason"] == "MAX_TOKENS"
+    assert len(worker.executions) == 1

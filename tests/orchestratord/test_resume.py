@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 from conftest import PROMPT, Bench
 from daemons import Cluster, Daemon, ended, text_of, until
@@ -98,8 +100,53 @@ def test_expired_output_is_a_clear_error(cluster: Cluster, benches: Callable[[Da
     job_id = bench.submit(max_tokens=2)
     ended(bench.orchestratord, job_id)
     path = f"/v2/tasks/{job_id}/events"
-    until(lambda: bench.orchestratord.get(path).status == 410, "the output expired")
+
+    def expired() -> bool:
+        answer = bench.orchestratord.get(path)
+        assert answer.status == 410 or answer.body.count(b'"type":"token"') == 2, answer.body
+        return answer.status == 410
+
+    until(expired, "the output expired")
     assert bench.orchestratord.get(path).code == "OUTPUT_EXPIRED"
     job = bench.job(job_id)
     assert job["status"] == "completed" and job["text"] is None
     assert not list((cluster.state / "segments").iterdir())
+
+
+def test_a_slow_reader_of_an_expired_output_is_cut(cluster: Cluster, benches: Callable[[Daemon], Bench]) -> None:
+    """Its stream breaks off, so that it asks again and is told; it neither hangs nor seems whole."""
+    bench = benches(cluster.orchestratord("--output-kept-s", "0.3"))
+    bench.worker(context_length=1_000_000)
+    job_id = bench.submit(max_tokens=30_000)
+    parts = urlsplit(bench.orchestratord.url)
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.settimeout(20)
+        slow.connect((parts.hostname, parts.port))
+        slow.sendall(f"GET /v2/tasks/{job_id}/events HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode())
+        until(lambda: bench.orchestratord.get(f"/v2/tasks/{job_id}/events").status == 410, "the output expired")
+        received = b""
+        try:
+            while chunk := slow.recv(65536):
+                received += chunk
+        except ConnectionResetError:
+            pass
+    assert b'"type":"token"' in received and b'"type":"end"' not in received
+
+
+def test_keys_of_ended_jobs_outlive_kill_9(cluster: Cluster, benches: Callable[[Daemon], Bench]) -> None:
+    """A POST that is repeated after a restart gives the job that has ended, and runs nothing."""
+    bench = benches(cluster.orchestratord())
+    worker = bench.worker()
+    task = {"max_tokens": 3, "idempotency_key": "only-once"}
+    job_id = bench.submit(**task)
+    ended(bench.orchestratord, job_id)
+    port = int(bench.orchestratord.url.rpartition(":")[2])
+    bench.orchestratord.kill()
+    bench.orchestratord = cluster.orchestratord(port=port)
+    bench.wait_for(worker)
+    again = bench.orchestratord.post("/v2/tasks", bench.body(**task))
+    assert (again.status, again.json["job_id"]) == (200, job_id)
+    with bench.stream(**task) as events:
+        assert text_of(events.rest()) == expected_text(PROMPT, 3)
+    assert len(worker.executions) == 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+
 from conftest import PROMPT, Bench
-from daemons import call, ended, stream, text_of
+from daemons import Cluster, call, ended, environment, program, stream, text_of
 from fakes import expected_text
 
 
@@ -124,3 +126,31 @@ def test_a_known_model_may_wait_for_its_worker(bench: Bench) -> None:
     job = bench.job(answer.json["job_id"])
     assert job["model"] == "llama3-8b" and job["status"] == "queued"
     bench.orchestratord.post(f"/v2/tasks/{job['job_id']}/cancel")
+
+
+def test_a_model_registered_while_we_run_may_wait(cluster: Cluster) -> None:
+    """The catalog is read again when it changed: no restart, no second of 404."""
+    daemon = cluster.orchestratord()
+    body = {"prompt": "x", "model": "fresh"}
+    assert daemon.post("/v2/tasks", body).code == "MODEL_NOT_FOUND"
+    register = [*program("llorch-pool"), "models", "register", "--id", "fresh-1", "--repo", "a/b", "--alias", "fresh"]
+    subprocess.run(register, env=environment(cluster.home), check=True, capture_output=True, timeout=30)
+    answer = daemon.post("/v2/tasks", body)
+    assert answer.status == 202
+    assert daemon.get(f"/v2/tasks/{answer.json['job_id']}").json["model"] == "fresh-1"
+
+
+def test_pools_are_named_in_any_case(bench: Bench) -> None:
+    """Host names have no case; wishes are bounded like every other text."""
+    worker = bench.worker()
+    daemon = bench.orchestratord
+    assert daemon.post("/v2/pools", {"id": "Named.Home.Arpa"}).json["id"] == "named.home.arpa"
+    for wish in ({"pin_pool": "LOCALHOST"}, {"prefer_pools": ["LocalHost"], "allow_fallback": False}):
+        body = bench.body(max_tokens=1, wait=True, placement=wish)
+        moved = worker.announcement().to_body() | {"url": worker.url.replace("127.0.0.1", "localhost")}
+        moved["worker_id"] = f"{worker.worker_id}-named"
+        assert daemon.post("/v2/workers/ready", moved).status == 200
+        assert daemon.post("/v2/tasks", body).status == 200
+    long = bench.body(placement={"prefer_pools": ["x" * 256], "avoid_pools": ["y" * 256], "pin_pool": "z" * 256})
+    problems = daemon.post("/v2/tasks", long).json["error"]["details"]["problems"]
+    assert {p["field"] for p in problems} == {f"placement.{n}" for n in ("pin_pool", "prefer_pools", "avoid_pools")}

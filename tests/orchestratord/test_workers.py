@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from conftest import Bench
 from daemons import Cluster, Daemon, call, ended, until
-from fakes import Fault, FakeWorker, Trouble
+from fakes import FakeWorker, Fault, Trouble
 
 
 def test_announcing_twice_is_one_worker(bench: Bench) -> None:

@@ -73,6 +73,21 @@ def test_files_are_private_and_removed(tmp_path: Path) -> None:
     assert folder.names() == []
 
 
+def test_a_removed_journal_stays_removed(tmp_path: Path) -> None:
+    """Whoever still reads it is told, instead of waiting for ever at an empty file; so with one that was cut."""
+    owner = Segments(tmp_path / "s")
+    segment = owner.create(JOB)
+    fill(segment, 12)
+    owner.remove([JOB])
+    with pytest.raises(StorageUnavailable):
+        segment.read(0, 100)
+    assert owner.names() == []
+    fill(owner.create(JOB), 1)
+    os.truncate(tmp_path / "s" / "job-1.frames", 0)
+    with pytest.raises(StorageUnavailable):
+        segment.read(0, 100)
+
+
 def test_open_files_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """More journals than may be open at once: all of them can still be appended to and read."""
     monkeypatch.setattr(segments, "OPEN_FILES_MAX", 4)
