@@ -96,7 +96,10 @@ REMOTE_POOL_WORDS = ("register", "install", "uninstall", "upgrade", "rollback")
 # Words of the pool CLI that people type after a role's name (`llorch worker list`).
 POOL_WORKER_WORDS = ("list", "spawn", "stop", "stop-all", "cleanup", "logs")
 # `llorch --model DIR --port 8001` is a worker: the flags that may stand first in such a line.
-WORKER_FLAGS = ("--model", "--port", "--worker-id", "--callback-url", "--backend", "--gpu", "--bind", "--token-file")
+WORKER_FLAGS = (
+    *("--model", "--port", "--worker-id", "--callback-url", "--backend", "--gpu", "--bind", "--token-file"),
+    *("--insecure-lan", "--dtype", "--quantize", "--slots", "--context", "--threads", "--log-format"),
+)
 
 
 def links() -> list[str]:

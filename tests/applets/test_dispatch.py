@@ -8,6 +8,7 @@ import pytest
 
 from llorch import __version__, applets
 from llorch.base.errors import NotFound
+from llorch.workerd import launch
 
 
 class Recorder:
@@ -73,6 +74,14 @@ def test_name_and_first_word_choose_the_role(roles: Recorder, argv: list[str], r
     """argv[0]'s base name chooses first, then the first word; the role gets the rest."""
     assert applets.main(argv) == 0
     assert [(call[0], call[1]) for call in roles.calls] == [(role, args)]
+
+
+def test_a_worker_may_be_started_by_any_of_its_flags(roles: Recorder) -> None:
+    """`llorch --slots 4 --model demo`: whichever flag of the worker stands first, it is a worker."""
+    flags = {flag for action in launch.parser("x")._actions for flag in action.option_strings if flag.startswith("--")}
+    for flag in sorted(flags - {"--help"}):
+        applets.main(["llorch", flag, "4", "--model", "demo"])
+        assert roles.calls.pop() == ("workerd", [flag, "4", "--model", "demo"], "llorch")
 
 
 def test_roles_are_told_how_they_were_called(roles: Recorder) -> None:
