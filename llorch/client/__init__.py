@@ -20,12 +20,13 @@ from llorch.client.events import (
 from llorch.client.request import InferenceRequest, Priority
 
 if TYPE_CHECKING:
-    from llorch.client.aio import AsyncClient
+    from llorch.client.aio import AsyncClient, AsyncEventStream
     from llorch.client.sync import Client, EventStream, JobHandle
     from llorch.client.worker import WorkerClient
 
 __all__ = [
     "AsyncClient",
+    "AsyncEventStream",
     "Client",
     "End",
     "ErrorEvent",
@@ -44,6 +45,7 @@ __all__ = [
 
 _LAZY = {
     "AsyncClient": "aio",
+    "AsyncEventStream": "aio",
     "Client": "sync",
     "EventStream": "sync",
     "JobHandle": "sync",
