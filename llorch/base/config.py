@@ -6,6 +6,7 @@ A role declares its settings as `Setting` rows; unknown keys in the file are ref
 from __future__ import annotations
 
 import os
+import pwd
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -58,8 +59,13 @@ PROFILE_KEYS = ("host", "user", "port", "path", "repo", "labels", "mac", "limits
 
 
 def home_dir(env: Mapping[str, str]) -> Path:
-    """The user's home, also when HOME is not set."""
-    return Path(env["HOME"]) if env.get("HOME") else Path("~").expanduser()
+    """The user's home, also when HOME is unset or empty (`~` would then be the root directory). Raises ConfigError."""
+    if env.get("HOME"):
+        return Path(env["HOME"])
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:
+        raise ConfigError("HOME is not set and this user has no home directory") from None
 
 
 def _xdg(env: Mapping[str, str], variable: str, fallback: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from typing import Any
 
@@ -17,13 +18,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """--prompt and the sampling options; what is not given is left to the service."""
     parser.add_argument("--prompt", metavar="TEXT", required=True, help="the prompt; - reads it from stdin")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="stop after N tokens")
-    parser.add_argument("--temperature", type=float, metavar="X", help="0 to 2; 0 always takes the likeliest token")
-    parser.add_argument("--top-p", type=float, metavar="X")
+    parser.add_argument("--temperature", type=_finite, metavar="X", help="0 to 2; 0 always takes the likeliest token")
+    parser.add_argument("--top-p", type=_finite, metavar="X")
     parser.add_argument("--top-k", type=int, metavar="N")
-    parser.add_argument("--min-p", type=float, metavar="X")
-    parser.add_argument("--repetition-penalty", type=float, metavar="X")
+    parser.add_argument("--min-p", type=_finite, metavar="X")
+    parser.add_argument("--repetition-penalty", type=_finite, metavar="X")
     parser.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same text")
     parser.add_argument("--stop", action="append", metavar="TEXT", help="stop before this text (up to 4 times)")
+
+
+def _finite(text: str) -> float:
+    """An option's number. Raises ArgumentTypeError, also for nan and inf, which JSON cannot carry."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number")
+    return value
 
 
 def read_body(arguments: argparse.Namespace) -> dict[str, Any]:

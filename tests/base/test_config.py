@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -83,3 +85,10 @@ def test_places_follow_xdg() -> None:
     assert config.data_dir(env) == Path("/d/llorch")
     assert config.data_dir({**env, "LLORCH_HOME": "/x"}) == Path("/x")
     assert config.config_path({**env, "LLORCH_CONFIG": "/c.toml"}) == Path("/c.toml")
+
+
+def test_an_empty_home_is_no_root_directory() -> None:
+    """HOME unset or empty: the home of the user's account."""
+    account = Path(pwd.getpwuid(os.getuid()).pw_dir)
+    assert config.home_dir({}) == config.home_dir({"HOME": ""}) == account
+    assert config.home_dir({"HOME": "/h"}) == Path("/h")

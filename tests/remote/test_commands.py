@@ -57,6 +57,8 @@ def test_the_specification_names_every_command() -> None:
         (["pool", "install", "--host", "a"], "not there yet"),
         (["pool", "worker", "list"], "--host is missing"),
         (["jobs", "list", "--limit", "0"], "at least 1"),
+        (["jobs", "submit", "--prompt", "x", "--temperature", "nan"], "--temperature"),
+        (["infer", "--worker", "h:1", "--prompt", "x", "--top-p", "inf"], "--top-p"),
     ],
 )
 def test_usage_errors_help(words: list[str], hint: str) -> None:
