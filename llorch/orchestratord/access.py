@@ -14,7 +14,7 @@ from llorch.base.addresses import is_loopback, parse
 from llorch.base.errors import ConfigError, Unauthorized
 from llorch.base.ids import DEFAULT_TENANT, TenantId, WorkerId
 from llorch.orchestratord.settings import LanAccess, Mode, Settings
-from llorch.store.store import ClientKey
+from llorch.store.client_keys import ClientKey
 
 KEY_PREFIX = "llorch-"
 _PROXY_HEADERS = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")

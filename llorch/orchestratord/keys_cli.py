@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import re
 import sys
 import time
@@ -13,7 +12,9 @@ from pathlib import Path
 from llorch.base import clock, config
 from llorch.base.errors import NotFound, UsageError
 from llorch.orchestratord import statedir
-from llorch.store.store import FILE_NAME, Store
+from llorch.store import database
+from llorch.store.client_keys import ClientKeys
+from llorch.store.store import FILE_NAME
 
 KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -28,42 +29,50 @@ def main(argv: list[str], *, prog: str, env: Mapping[str, str]) -> int:
     commands.add_parser("revoke", help="shut a key out").add_argument("name")
     args = parser.parse_args(argv)
     state_dir = statedir.prepare(config.state_dir(env, args.state).absolute())
-    return asyncio.run(_run(args, state_dir))
-
-
-async def _run(args: argparse.Namespace, state_dir: Path) -> int:
-    store = Store(state_dir / FILE_NAME)
+    keys = _open(state_dir)
     try:
         if args.command == "create":
-            await _create(store, args.name)
+            _create(keys, args.name)
         elif args.command == "revoke":
-            if not await store.revoke_key(args.name, time.time()):
+            if not keys.revoke(args.name, time.time()):
                 raise NotFound(f"no live key is named '{args.name}'")
             sys.stdout.write(f"revoked {args.name}\n")
         else:
-            _list(store)
+            _list(keys)
     finally:
-        store.close()
+        keys.close()
     return 0
 
 
-async def _create(store: Store, name: str) -> None:
+def _open(state_dir: Path) -> ClientKeys:
+    """Only who holds the directory's lock may make, migrate or set aside a database: one that runs has it open."""
+    path = state_dir / FILE_NAME
+    if not database.is_current(path):
+        lock = statedir.Lock(state_dir)
+        try:
+            database.open_writer(path).close()
+        finally:
+            lock.release()
+    return ClientKeys(path)
+
+
+def _create(keys: ClientKeys, name: str) -> None:
     from llorch.orchestratord.access import fingerprint, new_key
 
     if not KEY_NAME.fullmatch(name):
         raise UsageError(f"a key's name must match {KEY_NAME.pattern}")
     key = new_key()
-    if not await store.add_key(name, fingerprint(key), time.time()):
+    if not keys.add(name, fingerprint(key), time.time()):
         raise UsageError(f"a key named '{name}' exists already, live or revoked")
     sys.stdout.write(key + "\n")
     if sys.stderr.isatty():
         sys.stderr.write("This is the only time that the key is shown.\n")
 
 
-def _list(store: Store) -> None:
-    keys = store.keys()
-    width = max([len(key.name) for key in keys], default=4)
+def _list(keys: ClientKeys) -> None:
+    shown = keys.all()
+    width = max([len(key.name) for key in shown], default=4)
     sys.stdout.write(f"{'NAME':<{width}}  {'CREATED':<24}  STATE\n")
-    for key in keys:
+    for key in shown:
         state = "live" if key.revoked_at is None else f"revoked {clock.iso(key.revoked_at)}"
         sys.stdout.write(f"{key.name:<{width}}  {clock.iso(key.created_at)}  {state}\n")

@@ -17,6 +17,7 @@ logger = log.get(__name__)
 SCRIPTS = ("schema.sql",)
 CHECKED_SIZE_MAX = 64 << 20
 BUSY_TIMEOUT_S = 5.0
+_PRAGMAS = ("synchronous = FULL", "secure_delete = ON", "foreign_keys = ON")
 _COMPANIONS = ("", "-wal", "-shm")
 
 
@@ -60,6 +61,35 @@ def open_reader(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def is_current(path: Path, scripts: tuple[str, ...] = SCRIPTS) -> bool:
+    """Is there a database with the schema of this llorch? False: none yet, or an older one. Changes nothing.
+
+    Raises SchemaTooNew, HostError when it cannot be read.
+    """
+    if not path.exists() or path.stat().st_size == 0:
+        return False
+    connection = open_reader(path)
+    try:
+        return _version(connection, scripts) == len(scripts)
+    except sqlite3.DatabaseError as error:
+        raise HostError(f"the database {path} cannot be read: {error}") from None
+    finally:
+        connection.close()
+
+
+def open_beside(path: Path) -> sqlite3.Connection:
+    """A writing connection to a current database; it neither checks, repairs nor migrates. Raises HostError."""
+    try:
+        connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_S
+        )
+        for pragma in _PRAGMAS:
+            connection.execute(f"PRAGMA {pragma}")
+    except sqlite3.DatabaseError as error:
+        raise HostError(f"the database {path} cannot be opened: {error}") from None
+    return connection
+
+
 def set_aside(path: Path) -> Path:
     """Rename the database and its companions; the new name of the main file."""
     suffix = f".corrupt-{int(time.time())}"
@@ -97,7 +127,7 @@ def is_damage(error: sqlite3.Error) -> bool:
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON", "foreign_keys = ON"):
+    for pragma in ("journal_mode = WAL", *_PRAGMAS):
         connection.execute(f"PRAGMA {pragma}")
     # A full check reads the whole file; larger ones show damage when the damaged page is read.
     if path.stat().st_size <= CHECKED_SIZE_MAX:
@@ -108,11 +138,16 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
 
 def migrate(connection: sqlite3.Connection, scripts: tuple[str, ...]) -> None:
     """Run the scripts that this database has not seen, each in one transaction. Raises SchemaTooNew."""
+    version = _version(connection, scripts)
+    for number, name in enumerate(scripts[version:], start=version + 1):
+        connection.executescript(f"BEGIN IMMEDIATE;\n{script(name)}\nPRAGMA user_version = {number};\nCOMMIT;")
+
+
+def _version(connection: sqlite3.Connection, scripts: tuple[str, ...]) -> int:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > len(scripts):
         raise SchemaTooNew(
             f"the database has schema version {version}, this llorch knows {len(scripts)}: "
             "run the newer llorch, or start with another --state directory"
         )
-    for number, name in enumerate(scripts[version:], start=version + 1):
-        connection.executescript(f"BEGIN IMMEDIATE;\n{script(name)}\nPRAGMA user_version = {number};\nCOMMIT;")
+    return int(version)

@@ -1,8 +1,8 @@
 """The store: one writer thread that commits the records of many turns in one transaction, one reader thread.
 
 `commit` answers when the records are on disk (WAL, FULL). A failed commit is StorageUnavailable and leaves nothing
-half-written; the next one tries again. A writer thread that dies of anything else takes every write with it: StoreBroken,
-from which only a new process recovers.
+half-written; the next one tries again. A writer thread that dies of anything else takes every write with it:
+StoreBroken, from which only a new process recovers.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from llorch.core.job import JobRecord, JobState
 from llorch.core.settings import IDEMPOTENCY_KEYS_MAX
 from llorch.core.worker import WorkerRecord
 from llorch.store import database
+from llorch.store.client_keys import ClientKey
 from llorch.store.codec import decode, encode
 from llorch.store.statements import sql
 
@@ -71,16 +72,6 @@ class Snapshot:
     pools: tuple[PoolRecord, ...]
     keys: tuple[tuple[TenantId, str, JobId], ...]
     newest_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class ClientKey:
-    """A client key: only its SHA-256 is known."""
-
-    name: str
-    sha256: str
-    created_at: float
-    revoked_at: float | None
 
 
 @dataclass(slots=True)
@@ -287,20 +278,12 @@ class Store:
     # Client keys
 
     def keys(self) -> list[ClientKey]:
-        """Every key, revoked ones too; blocking, for the command line and for start."""
+        """Every key, revoked ones too; blocking, for start."""
         return [ClientKey(*row) for row in self._fetch("keys", {})]
 
     async def current_keys(self) -> list[ClientKey]:
         """Every key, revoked ones too."""
         return [ClientKey(*row) for row in await self._read("keys")]
-
-    async def add_key(self, name: str, sha256: str, created_at: float) -> bool:
-        """Store a new key's hash; False when the name is taken."""
-        return await self._submit(partial(_add_key, ClientKey(name, sha256, created_at, None)))
-
-    async def revoke_key(self, name: str, revoked_at: float) -> bool:
-        """Revoke a key by name; False when no live key has it."""
-        return await self._submit(partial(_revoke_key, name, revoked_at))
 
 
 def _settle(group: list[_Work], results: list[Any], error: LlorchError | None) -> None:
@@ -393,15 +376,3 @@ def _forget_outputs(job_ids: tuple[JobId, ...], connection: sqlite3.Connection) 
 def _expire(ended_before: float, connection: sqlite3.Connection) -> None:
     connection.execute(sql("expire_jobs"), {"ended_before": ended_before})
     connection.execute(sql("expire_decisions"), {"ended_before": ended_before})
-
-
-def _add_key(key: ClientKey, connection: sqlite3.Connection) -> bool:
-    if any(row[0] == key.name for row in connection.execute(sql("keys"))):
-        return False
-    row = {"name": key.name, "sha256": key.sha256, "created_at": key.created_at}
-    connection.execute(sql("add_key"), row)
-    return True
-
-
-def _revoke_key(name: str, revoked_at: float, connection: sqlite3.Connection) -> bool:
-    return connection.execute(sql("revoke_key"), {"name": name, "revoked_at": revoked_at}).rowcount == 1

@@ -14,6 +14,9 @@ from conftest import Bench
 from daemons import Cluster, Daemon, call, environment, program, until
 from fakes import FakeWorker
 
+from llorch.orchestratord import statedir
+from llorch.store.store import FILE_NAME
+
 
 def keys(cluster: Cluster, *args: str) -> subprocess.CompletedProcess[str]:
     """Run `orchestratord keys …` on the cluster's state."""
@@ -47,6 +50,25 @@ def test_keys_are_made_listed_and_revoked(cluster: Cluster) -> None:
         assert key.encode() not in path.read_bytes()
     assert keys(cluster, "revoke", "alice").returncode == 0
     assert keys(cluster, "revoke", "alice").returncode == 4
+
+
+def test_the_key_command_changes_keys_and_nothing_else(cluster: Cluster) -> None:
+    """While an orchestratord holds the directory its database is neither set aside nor migrated, whatever it is."""
+    path = cluster.state / FILE_NAME
+    lock = statedir.Lock(statedir.prepare(cluster.state))
+    for content in (b"this is no database " * 400, b""):
+        path.write_bytes(content)
+        refused = keys(cluster, "create", "alice")
+        assert refused.returncode == 1 and len(refused.stderr.splitlines()) == 1, refused.stderr
+        assert path.read_bytes() == content and not list(cluster.state.glob("*.corrupt-*"))
+    lock.release()
+    assert keys(cluster, "create", "alice").returncode == 0
+    daemon = cluster.orchestratord("--mode", "lab")
+    bob = keys(cluster, "create", "bob").stdout.strip()
+    until(lambda: daemon.get("/v2/tasks", headers=bearer(bob)).status == 200, "bob is known")
+    daemon.kill()
+    listed = keys(cluster, "list").stdout
+    assert "alice" in listed and "bob" in listed
 
 
 def test_lab_mode_needs_keys_and_isolates_tenants(cluster: Cluster) -> None:

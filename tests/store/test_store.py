@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
-from llorch.base.errors import StorageUnavailable
+from llorch.base.errors import HostError, StorageUnavailable
 from llorch.base.ids import JobId, ModelId, PoolId, TenantId, WorkerId
 from llorch.core.effects import Decision, PoolDropped, PoolRecord, WorkerForgotten
 from llorch.core.job import Ending, JobRecord, JobSpec, JobState, Priority, Result, Wishes
 from llorch.core.worker import Load, WorkerRecord, WorkerSpec, WorkerState
 from llorch.store import database
+from llorch.store.client_keys import ClientKey, ClientKeys
 from llorch.store.codec import decode, encode
 from llorch.store.statements import statements
 from llorch.store.store import FILE_NAME, Store, StoreBroken
@@ -206,19 +207,35 @@ def test_expiry_removes_outputs_then_records(store: Store) -> None:
     asyncio.run(work())
 
 
-def test_keys_are_unique_and_revocable(store: Store) -> None:
-    """A name is used once, also after it was revoked."""
+def test_keys_are_unique_and_revocable(store: Store, path: Path) -> None:
+    """A name is used once, also after it was revoked; an open store sees each change at once."""
+    keys = ClientKeys(path)
+    assert keys.add("a", "11", 1.0)
+    assert not keys.add("a", "22", 2.0)
+    assert [key.revoked_at for key in store.keys()] == [None]
+    assert keys.revoke("a", 3.0)
+    assert not keys.revoke("a", 4.0)
+    assert not keys.add("a", "33", 5.0)
+    assert keys.all() == store.keys() == asyncio.run(store.current_keys()) == [ClientKey("a", "11", 1.0, 3.0)]
+    keys.close()
 
-    async def work() -> None:
-        assert await store.add_key("a", "11", 1.0)
-        assert not await store.add_key("a", "22", 2.0)
-        assert await store.revoke_key("a", 3.0)
-        assert not await store.revoke_key("a", 4.0)
-        assert not await store.add_key("a", "33", 5.0)
-        (key,) = await store.current_keys()
-        assert (key.name, key.sha256, key.revoked_at) == ("a", "11", 3.0)
 
-    asyncio.run(work())
+def test_a_current_database_is_told_from_others_without_touching_it(tmp_path: Path) -> None:
+    """Absent and older ones are not current, newer ones and garbage are errors; none of them is changed."""
+    path = tmp_path / FILE_NAME
+    assert not database.is_current(path) and not path.exists()
+    with pytest.raises(HostError):
+        ClientKeys(path)
+    database.open_writer(path, ()).close()
+    assert not database.is_current(path)
+    database.open_writer(path).close()
+    assert database.is_current(path)
+    with pytest.raises(database.SchemaTooNew):
+        database.is_current(path, ())
+    path.write_bytes(b"this is no database " * 400)
+    with pytest.raises(HostError):
+        database.is_current(path)
+    assert path.read_bytes() == b"this is no database " * 400
 
 
 def test_a_failing_disk_is_storage_unavailable(store: Store, path: Path) -> None:
