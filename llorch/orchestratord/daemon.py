@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import resource
 import socket
@@ -14,7 +13,7 @@ from contextlib import AsyncExitStack
 from llorch.base import clock, log, worker_token
 from llorch.base.addresses import local_url
 from llorch.base.clock import SystemClock
-from llorch.base.errors import ConfigError, HostError, LlorchError, StorageUnavailable
+from llorch.base.errors import ConfigError, LlorchError, StorageUnavailable
 from llorch.base.ids import JobId
 from llorch.core.brain import Brain
 from llorch.core.events import DrainStarted, PoolRegistered, Restarted
@@ -29,11 +28,12 @@ from llorch.orchestratord.known_models import CatalogWatch
 from llorch.orchestratord.metrics import Metrics
 from llorch.orchestratord.routes import application
 from llorch.orchestratord.service import Phase, Service
-from llorch.orchestratord.serving import Listener, bound_socket
 from llorch.orchestratord.settings import LanAccess, Settings
 from llorch.orchestratord.streams import JobStream, Streams
 from llorch.store.segments import Segments
 from llorch.store.store import FILE_NAME, Snapshot, Store
+from llorch.web.listening import Listener
+from llorch.web.sockets import bound_socket
 
 logger = log.get(__name__)
 
@@ -57,7 +57,7 @@ async def run(settings: Settings) -> None:
         store = Store(settings.state_dir / FILE_NAME)
         stack.callback(store.close)
         access.check_binding(settings, store.keys())
-        sock = listening_socket(settings)
+        sock = bound_socket(settings.bind, settings.port)
         stack.callback(sock.close)
         tls = tls_context(settings)
         segments = Segments(settings.state_dir / "segments")
@@ -221,18 +221,6 @@ def restarted(snapshot: Snapshot, service: Service) -> Restarted:
         service.streams.add(JobStream(job_id, segment))
     pools = tuple(PoolRegistered(pool.pool_id, pool.draining) for pool in snapshot.pools)
     return Restarted(snapshot.jobs, snapshot.workers, pools, frames, snapshot.keys)
-
-
-def listening_socket(settings: Settings) -> socket.socket:
-    """Raises ConfigError when the address cannot be used, with the way out when the port is taken."""
-    try:
-        return bound_socket(settings.bind, settings.port)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise HostError(
-                f"port {settings.port} on {settings.bind} is in use; choose another with --port (0 takes a free one)"
-            ) from None
-        raise ConfigError(f"cannot listen on {settings.bind} port {settings.port}: {error.strerror or error}") from None
 
 
 def service_url(settings: Settings, sock: socket.socket) -> str:

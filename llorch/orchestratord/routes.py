@@ -6,12 +6,12 @@ from aiohttp import web
 
 from llorch.orchestratord import routes_status, routes_tasks, routes_workers
 from llorch.orchestratord.service import SERVICE, Service
-from llorch.orchestratord.serving import edge
+from llorch.web import edge
 
 
 def application(service: Service) -> web.Application:
     """The aiohttp application of one orchestratord."""
-    app = web.Application(middlewares=[edge])
+    app = edge.application()
     app[SERVICE] = service
     app.add_routes([*routes_status.ROUTES, *routes_tasks.ROUTES, *routes_workers.ROUTES])
     return app

@@ -10,7 +10,7 @@ from llorch.base.errors import Draining
 from llorch.core.worker import WorkerState
 from llorch.orchestratord import views
 from llorch.orchestratord.service import SERVICE, Phase
-from llorch.orchestratord.serving import json_response
+from llorch.web.answers import json_response
 
 
 async def health(request: web.Request) -> web.Response:

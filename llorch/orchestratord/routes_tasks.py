@@ -18,7 +18,9 @@ from llorch.core.job import JobSpec, JobState, OnDisconnect, Priority, Wishes
 from llorch.orchestratord import views
 from llorch.orchestratord.following import follow, replay, text_of
 from llorch.orchestratord.service import SERVICE, Found, Service
-from llorch.orchestratord.serving import CORRELATION, json_response, read_object
+from llorch.web.answers import json_response
+from llorch.web.bodies import read_object
+from llorch.web.edge import CORRELATION
 from llorch.wire import strict_json
 from llorch.wire.tasks import Delivery, TaskRequest, parse_task
 

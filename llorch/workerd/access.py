@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from llorch.base import worker_token
-from llorch.base.errors import ConfigError, HostError, Unauthorized
+from llorch.base.errors import ConfigError, Unauthorized
+from llorch.web.sockets import stays_local
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,20 +18,6 @@ class Tokens:
 
     guard: str | None
     announce: str | None
-
-
-def is_loopback(bind: str) -> bool:
-    """True when every address that `bind` means is a loopback address. Raises HostError for an unknown name."""
-    return all(ipaddress.ip_address(address.partition("%")[0]).is_loopback for address in addresses_of(bind))
-
-
-def addresses_of(bind: str) -> list[str]:
-    """The addresses a host name or literal stands for. Raises HostError."""
-    try:
-        found = socket.getaddrinfo(bind, None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        raise HostError(f"--bind {bind}: not an address of this machine") from None
-    return [str(row[4][0]) for row in found]
 
 
 def find_tokens(env: Mapping[str, str], *, bind: str, token_file: Path | None, insecure_lan: bool) -> Tokens:
@@ -45,7 +30,7 @@ def find_tokens(env: Mapping[str, str], *, bind: str, token_file: Path | None, i
     token = worker_token.read(token_file) if token_file is not None else worker_token.find(env)
     if insecure_lan:
         return Tokens(None, token)
-    if is_loopback(bind):
+    if stays_local(bind):
         return Tokens(token if named else None, token)
     if token is None:
         raise ConfigError(

@@ -3,66 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import socket
 
-from aiohttp import web
-
 from llorch.base import log
-from llorch.base.errors import HostError
 from llorch.host import process
+from llorch.web.listening import Listener
 from llorch.wire.announce import Announcement, Heartbeat
-from llorch.workerd import edge, routes
-from llorch.workerd.access import Tokens, addresses_of
+from llorch.workerd import routes
+from llorch.workerd.access import Tokens
 from llorch.workerd.announce import Announcer, reachable_url
 from llorch.workerd.engine import Engine
 from llorch.workerd.service import Service
 
-BACKLOG = 512
-SEND_BUFFER_BYTES = 64 << 10
-UNACKNOWLEDGED_MS_MAX = 10_000
+CONNECTIONS_MAX = 512  # twice the largest number of slots, and below the descriptors of every system
 CLOSE_S = 1.0
 THREAD_LEAVES_S = 5.0
 _log = log.get(__name__)
 
 
-def bound_socket(bind: str, port: int) -> socket.socket:
-    """A socket that owns the port but does not listen yet, so that a taken port is noticed before a model is loaded.
-
-    A reader who stands still can fill only a small send buffer, and a cut cable is noticed in 10 s. Raises HostError.
-    """
-    address = min(addresses_of(bind), key=lambda found: ":" in found)
-    made = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):
-            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS_MAX)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind((address, port))
-        # Two sockets that both say REUSEADDR may share a port until one listens: say it only while binding.
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
-    except OSError as error:
-        made.close()
-        raise _bind_error(error, bind, port) from None
-    made.setblocking(False)
-    return made
-
-
-def _bind_error(error: OSError, bind: str, port: int) -> HostError:
-    if error.errno == errno.EADDRINUSE:
-        return HostError(f"port {port} on {bind} is in use: choose another with --port, or 0 for a free one")
-    return HostError(f"cannot listen on {bind} port {port}: {error.strerror or error}")
-
-
 class Daemon:
     """Runs once. `failed` is set when the step thread died: then the exit code is 1."""
 
-    def __init__(self, service: Service, engine: Engine, listener: socket.socket, *, bind: str, grace_s: float) -> None:
+    def __init__(self, service: Service, engine: Engine, sock: socket.socket, *, bind: str, grace_s: float) -> None:
         self.service = service
         self.failed = False
         self._engine = engine
-        self._listener = listener
+        self._sock = sock
         self._bind = bind
         self._grace_s = grace_s
         self._asked = asyncio.Event()
@@ -73,36 +40,23 @@ class Daemon:
     @property
     def port(self) -> int:
         """The port in use, also when it was chosen by the system."""
-        return int(self._listener.getsockname()[1])
+        return int(self._sock.getsockname()[1])
 
     @property
     def url(self) -> str:
         """Where this worker is reached from this machine."""
         return reachable_url(self._bind, self.port, None)
 
-    async def serve(self, tokens: Tokens) -> web.AppRunner:
+    async def serve(self, tokens: Tokens) -> Listener:
         """Start the step thread and listen. Raises HostError."""
         app = routes.build(self.service, guard=tokens.guard, drain=self.drain, shut_down=self.stop)
-        runner = web.AppRunner(
-            app,
-            handler_cancellation=True,
-            access_log=None,
-            max_line_size=edge.HEADER_LINE_MAX,
-            max_field_size=edge.HEADER_LINE_MAX,
-            shutdown_timeout=CLOSE_S,
-        )
-        await runner.setup()
-        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            await web.SockSite(runner, self._listener, backlog=BACKLOG).start()
-        except OSError as error:
-            await runner.cleanup()
-            raise _bind_error(error, self._bind, self.port) from None
+        listener = Listener(app, CONNECTIONS_MAX)
+        await listener.start(self._sock)
         self._engine.start()
         process.on_stop(asyncio.get_running_loop(), self.signalled)
-        return runner
+        return listener
 
-    async def live(self, runner: web.AppRunner, announcer: Announcer) -> int:
+    async def live(self, listener: Listener, announcer: Announcer) -> int:
         """Announce and serve until told to leave; the exit code."""
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -110,7 +64,7 @@ class Daemon:
                 await self._until_left()
                 announcing.cancel()
         finally:
-            await runner.cleanup()
+            await listener.stop()
             await asyncio.to_thread(self._engine.stop, THREAD_LEAVES_S)
         log.event(_log, "left", logging.INFO, failed=self.failed)
         return 1 if self.failed else 0

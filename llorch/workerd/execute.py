@@ -12,9 +12,9 @@ from llorch.base import log
 from llorch.base.clock import iso
 from llorch.base.errors import InvalidRequest, LlorchError, TimedOut
 from llorch.batching.detokenize import Piece
+from llorch.web.bodies import read_object
 from llorch.wire import execute as wire
 from llorch.wire import sse
-from llorch.workerd.edge import CORRELATION, read_object
 from llorch.workerd.outlet import Ending, Outlet, Taken
 from llorch.workerd.service import Service
 
@@ -62,7 +62,7 @@ class _Stream:
     def __init__(
         self, service: Service, request: web.Request, outlet: Outlet, next_i: int, deadline: float | None
     ) -> None:
-        self.response = web.StreamResponse(headers={**sse.HEADERS, wire.CORRELATION_HEADER: request[CORRELATION]})
+        self.response = web.StreamResponse(headers=sse.HEADERS)
         self._service = service
         self._request = request
         self._outlet = outlet

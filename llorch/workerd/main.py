@@ -13,6 +13,7 @@ from llorch.base import config, log
 from llorch.base.clock import SystemClock
 from llorch.base.errors import LlorchError
 from llorch.host import runtime
+from llorch.web.sockets import bound_socket, stays_local
 from llorch.workerd import access, launch
 from llorch.workerd.access import Tokens
 from llorch.workerd.launch import Launch, Model
@@ -43,7 +44,7 @@ def _run(asked: Launch, status: StatusFile) -> int:
     tokens = access.find_tokens(
         os.environ, bind=asked.bind, token_file=asked.token_file, insecure_lan=asked.insecure_lan
     )
-    if asked.insecure_lan and not access.is_loopback(asked.bind):
+    if asked.insecure_lan and not stays_local(asked.bind):
         log.event(
             _log,
             "INSECURE: anyone who reaches this address may use, drain and stop this worker",
@@ -52,10 +53,9 @@ def _run(asked: Launch, status: StatusFile) -> int:
         )
     launch.check_backend(asked.backend, runtime.build().backends)
     from llorch.workerd import announce
-    from llorch.workerd.daemon import bound_socket
 
     find = announce.finder(asked.callback_url, asked.orchestrator, config.state_dir(os.environ))
-    listener = bound_socket(asked.bind, asked.port)
+    sock = bound_socket(asked.bind, asked.port)
     try:
         model = launch.find_model(asked.model, os.environ, runtime.assets_dir)
         log.event(_log, "loading", model=model.id)
@@ -65,9 +65,9 @@ def _run(asked: Launch, status: StatusFile) -> int:
 
         loaded = load.load(asked, model, status.loading)
         with asyncio.Runner(loop_factory=_loop_factory()) as loop:
-            return loop.run(_serve(asked, model, loaded, tokens, listener, find, status))
+            return loop.run(_serve(asked, model, loaded, tokens, sock, find, status))
     finally:
-        listener.close()
+        sock.close()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -85,7 +85,7 @@ async def _serve(
     model: Model,
     loaded: LoadedModel,
     tokens: Tokens,
-    listener: socket.socket,
+    sock: socket.socket,
     find: Callable[[], Target | None],
     status: StatusFile,
 ) -> int:
@@ -102,7 +102,7 @@ async def _serve(
     )
     facts, texts = load.facts_of(loaded, asked, model), load.texts_of(loaded, model)
     service = Service(facts, texts, engine, lambda: loaded.weights_bytes + loaded.kv_bytes, clock)
-    daemon = Daemon(service, engine, listener, bind=asked.bind, grace_s=asked.grace_s)
+    daemon = Daemon(service, engine, sock, bind=asked.bind, grace_s=asked.grace_s)
     announcer = announce.Announcer(
         find,
         daemon.announcement,
@@ -111,10 +111,10 @@ async def _serve(
         token=tokens.announce,
         told=service.changed,
     )
-    runner = await daemon.serve(tokens)
+    listener = await daemon.serve(tokens)
     log.event(_log, "ready", url=daemon.url, model=facts.model, slots=facts.slots_total, context=facts.context_length)
     status.ready(daemon.url)
-    return await daemon.live(runner, announcer)
+    return await daemon.live(listener, announcer)
 
 
 def void(_: object) -> None:

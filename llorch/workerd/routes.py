@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
-from llorch.base.errors import JobNotFound
+from llorch.base.errors import JobNotFound, Unauthorized
+from llorch.web.answers import json_response
+from llorch.web.bodies import read_object
+from llorch.web.edge import application
 from llorch.wire import execute as wire
-from llorch.workerd import edge
-from llorch.workerd.edge import json_response, read_object
+from llorch.workerd.access import check_bearer
 from llorch.workerd.execute import execute
 from llorch.workerd.service import Known, Service, State
+
+OPEN_PATHS = ("/health",)
 
 
 def build(
@@ -19,7 +24,7 @@ def build(
 ) -> web.Application:
     """The application. `guard` is the token asked for; `drain` and `shut_down` end the daemon, the latter at once."""
     routes = Routes(service, drain, shut_down)
-    app = web.Application(middlewares=[edge.middleware(guard)], client_max_size=edge.BODY_SIZE_MAX)
+    app = application(guarding(guard))
     app.add_routes(
         [
             web.post("/execute", routes.execute),
@@ -33,6 +38,22 @@ def build(
         ]
     )
     return app
+
+
+def guarding(guard: str | None) -> Middleware:
+    """The middleware that lets nobody in but whoever shows the token; None asks for none."""
+
+    @web.middleware
+    async def door(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path not in OPEN_PATHS:
+            if guard is not None:
+                check_bearer(guard, request.headers.get("Authorization"))
+            elif "Origin" in request.headers:
+                # Any web page may send a POST to loopback; no program that talks to a worker sends an Origin.
+                raise Unauthorized("web pages may not talk to a worker")
+        return await handler(request)
+
+    return door
 
 
 class Routes:

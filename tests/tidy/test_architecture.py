@@ -22,6 +22,7 @@ FLOORS = {
     "model": 3,
     "store": 3,
     "scripting": 3,
+    "web": 3,
     "orchestratord": 4,
     "workerd": 4,
     "pool": 4,
@@ -40,14 +41,18 @@ EDGES = {
     "model": {"batching", "host.process"},
     "store": {"core", "host.paths"},
     "scripting": {"host.process"},
-    "orchestratord": {"core", "wire", "store", "scripting", "client", "host.ssh", "host.process", "host.runtime"},
-    "workerd": {"batching", "wire", "model", "host.runtime", "host.process"},
+    "web": {"wire"},
+    "orchestratord": {
+        *("core", "wire", "store", "scripting", "client", "web"),
+        *("host.ssh", "host.process", "host.runtime"),
+    },
+    "workerd": {"batching", "wire", "model", "web", "host.runtime", "host.process"},
     "pool": {"wire", "client", "host"},
     "remote": {"wire", "client", "host"},
     "applets": {"host", "orchestratord", "workerd", "pool", "remote"},
 }
 
-# library -> the only packages that may import it.
+# library, or a module of one -> the only packages that may import it.
 SINGLE_IMPORTERS = {
     "torch": {"model"},
     "tokenizers": {"model"},
@@ -62,6 +67,9 @@ SINGLE_IMPORTERS = {
     "pynvml": {"host"},
     "huggingface_hub": {"host"},
     "jinja2": {"wire"},
+    "aiohttp.web": {"web", "orchestratord", "workerd"},
+    "aiohttp.web_protocol": {"web"},
+    "aiohttp.web_runner": {"web"},
 }
 # Where one file, not the whole package, is the importer.
 SINGLE_FILES = {
@@ -104,6 +112,11 @@ BANS = [
     (r"\bpickle\b", "safetensors and JSON only", ()),
     (r"\btrust_remote_code\b", "remote code is never run", ()),
     (r"\bshell=True\b", "build an argv", ()),
+    (
+        r"\bweb\.(Application\(|AppRunner|ServerRunner|Server\b|\w+Site\b|run_app|json_response)",
+        "one HTTP edge for both daemons: llorch.web",
+        ("web/edge.py", "web/listening.py"),
+    ),
     (r"known_hosts\s*=\s*None", "host keys are always checked", ()),
 ]
 BANNED_NAMES = ("utils", "helpers", "common", "manager", "misc")
@@ -161,11 +174,10 @@ def test_imports_go_down_along_allowed_edges(path: Path) -> None:
 def test_dangerous_libraries_have_one_importer(path: Path) -> None:
     """Each heavy or dangerous library is imported in one package (or file) only."""
     for name, line in imports(path):
+        for library, owners in SINGLE_IMPORTERS.items():
+            if name == library or name.startswith(f"{library}."):
+                assert package_of(path) in owners, f"{ident(path)}:{line}: {library} belongs to {owners}"
         top = name.split(".")[0]
-        if top in SINGLE_IMPORTERS:
-            assert package_of(path) in SINGLE_IMPORTERS[top], (
-                f"{ident(path)}:{line}: {top} belongs to {SINGLE_IMPORTERS[top]}"
-            )
         if top in SINGLE_FILES:
             assert ident(path) in SINGLE_FILES[top], f"{ident(path)}:{line}: {top} belongs to {SINGLE_FILES[top]}"
 

@@ -115,15 +115,6 @@ def test_a_taken_port_is_one_clear_line(run_worker: Run, model_dir: Path) -> Non
     assert "Traceback" not in done.stderr and "loading" not in done.stderr
 
 
-def test_two_sockets_never_share_a_port() -> None:
-    """A port that is bound but does not listen yet, because a model loads, is taken."""
-    from llorch.base.errors import HostError
-    from llorch.workerd.daemon import bound_socket
-
-    with bound_socket("127.0.0.1", 0) as first, pytest.raises(HostError, match="in use"):
-        bound_socket("127.0.0.1", first.getsockname()[1])
-
-
 @pytest.mark.parametrize(
     ("flags", "code", "words"),
     [

@@ -10,18 +10,19 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-from aiohttp import ClientSession, web
+from aiohttp import ClientSession
 
 from llorch.base.clock import SystemClock
 from llorch.base.errors import InvalidRequest
 from llorch.batching.detokenize import Piece
 from llorch.batching.planner import Planner, StepPlan
 from llorch.batching.sequence import StopReason
+from llorch.web.listening import Listener
+from llorch.web.sockets import bound_socket
 from llorch.wire.execute import ExecuteRequest, Resume
 from llorch.wire.sampling import Sampling
 from llorch.wire.sse import EventReader
-from llorch.workerd import edge, execute, outlet, routes, service
-from llorch.workerd.daemon import bound_socket
+from llorch.workerd import execute, outlet, routes, service
 from llorch.workerd.engine import FAILURES_MAX, Engine
 from llorch.workerd.outlet import Ending, Outlet, Taken, Update
 from llorch.workerd.service import Facts, Known, Service
@@ -246,14 +247,12 @@ def test_the_backlog_is_bounded_and_loses_nothing() -> None:
     run(main)
 
 
-async def serving(rig: Rig) -> tuple[web.AppRunner, int]:
+async def serving(rig: Rig) -> tuple[Listener, int]:
     """The real routes over a rig, on a free port."""
     app = routes.build(rig.service, guard=None, drain=rig.service.drain, shut_down=rig.service.abandon)
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
-    await runner.setup()
-    listener = bound_socket("127.0.0.1", 0)
-    await web.SockSite(runner, listener).start()
-    return runner, int(listener.getsockname()[1])
+    listener, sock = Listener(app, 100), bound_socket("127.0.0.1", 0)
+    await listener.start(sock)
+    return listener, int(sock.getsockname()[1])
 
 
 def test_a_reader_who_stands_still_is_cut_by_the_write_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,7 +261,7 @@ def test_a_reader_who_stands_still_is_cut_by_the_write_deadline(monkeypatch: pyt
 
     async def main() -> None:
         rig = Rig(Alphabet())
-        runner, port = await serving(rig)
+        listener, port = await serving(rig)
         body = json.dumps({"job_id": "still", "prompt": "x", "max_tokens": 900_000}).encode()
         with socket.socket() as still:
             still.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -275,7 +274,7 @@ def test_a_reader_who_stands_still_is_cut_by_the_write_deadline(monkeypatch: pyt
             async with ClientSession() as session, session.post(url, json=other) as response:
                 assert (await response.read()).count(b'"type":"end"') == 1
             await until(lambda: rig.service.slots_busy == 0)
-        await runner.cleanup()
+        await listener.stop()
         rig.engine.stop(5)
 
     run(main)
@@ -288,7 +287,7 @@ def test_pings_while_nothing_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         hang = threading.Event()
         rig = Rig(Alphabet(lambda step: void(hang.wait(10))))
-        runner, port = await serving(rig)
+        listener, port = await serving(rig)
         async with (
             ClientSession() as session,
             session.post(
@@ -302,18 +301,10 @@ def test_pings_while_nothing_comes(monkeypatch: pytest.MonkeyPatch) -> None:
             data += await response.read()
         events = [event.data for event in EventReader().feed(data)]
         assert [event["type"] for event in events] == ["started", "token", "token", "token", "end"]
-        await runner.cleanup()
+        await listener.stop()
         rig.engine.stop(5)
 
     run(main)
-
-
-def test_errors_hide_what_is_ours() -> None:
-    """An error's body is code, message, retriable and correlation id; nothing of the inside."""
-    from llorch.base.errors import WorkerUnavailable
-
-    response = edge.error_response(WorkerUnavailable("no slot is free", retry_after_s=0.2), "cid")
-    assert response.status == 503 and response.headers["Retry-After"] == "1"
 
 
 def void(_: object) -> None:
