@@ -32,7 +32,6 @@ def main(argv: list[str], *, prog: str) -> int:
     flags = parser(prog).parse_args(argv)
     settings = settings_table.load(flags, os.environ)
     runtime.become_one_folder(["orchestratord", *argv])
-    runtime.ensure("net")
     log.set_up(settings.log_level, settings.log_format)
     from llorch.orchestratord import daemon
 

@@ -35,12 +35,13 @@ def record(host: Host) -> dict[str, object] | None:
 
 
 def test_a_daemon_in_the_foreground_moves_to_the_one_folder_copy(host: Host) -> None:
-    """It needs no temporary folder, and `kill -9` of the pid that the shell shows frees its port."""
+    """It needs no temporary folder and no runtime, and `kill -9` of the pid that the shell shows frees its port."""
     shell_sees = host.start("orchestratord", "--port", "0")
     facts = until(lambda: record(host))
     pid = int(str(facts["pid"]))
     assert Path(os.readlink(f"/proc/{pid}/exe")).is_relative_to(host.cache)
     assert b"_MEI" not in Path(f"/proc/{pid}/environ").read_bytes()
+    assert [path.name.partition("-")[0] for path in host.cache.iterdir() if path.name[0] != "."] == ["app"]
     shell_sees.kill()
     shell_sees.communicate()
     until(lambda: process.start_time(pid) is None)

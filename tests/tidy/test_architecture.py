@@ -39,7 +39,7 @@ EDGES = {
     "host": set(),
     "client": {"wire"},
     "model": {"batching", "host.process"},
-    "store": {"core", "host.paths"},
+    "store": {"core"},
     "scripting": {"host.process"},
     "web": {"wire"},
     "orchestratord": {
