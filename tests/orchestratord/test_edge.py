@@ -92,7 +92,7 @@ def raw(daemon: Daemon, data: bytes, timeout_s: float = 15.0) -> bytes:
 @pytest.mark.parametrize(
     "data",
     [
-        b"garbage\r\n\r\n",
+        b"a-secret\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: x\r\n" + b"".join(b"A%d: 1\r\n" % n for n in range(20_000)) + b"\r\n",
         b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"x" * (64 << 10) + b"\r\n\r\n",
         b"POST /v2/tasks HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
@@ -104,7 +104,10 @@ def test_bad_http_is_400_and_closed(shared_orchestratord: Daemon, data: bytes) -
     answer = raw(shared_orchestratord, data)
     assert b" 400 " in answer.partition(b"\r\n")[0] or answer == b"", answer[:200]
     if answer:
-        assert json.loads(answer.rpartition(b"\r\n\r\n")[2])["error"]["code"] == "INVALID_REQUEST"
+        error = json.loads(answer.rpartition(b"\r\n\r\n")[2])["error"]
+        assert error["code"] == "INVALID_REQUEST"
+        assert error["correlation_id"].encode() in answer.partition(b"\r\n\r\n")[0]
+        assert b"secret" not in answer and b"aiohttp" not in answer and b"\r\nServer: llorch\r\n" in answer
 
 
 @pytest.mark.slow

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import random
+import socket
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -276,3 +278,39 @@ def test_body_limits(worker: Worker) -> None:
     assert worker.call("/execute", method="GET")[0] == 405
     assert worker.call("/shutdown", b"{}", Origin="http://evil.example")[0] == 401
     assert worker.process.poll() is None
+
+
+def raw(worker: Worker, data: bytes) -> bytes:
+    """Send bytes; everything that comes until the connection is closed."""
+    with socket.create_connection(("127.0.0.1", worker.port), 20) as sock:
+        sock.sendall(data)
+        answer = b""
+        with contextlib.suppress(ConnectionResetError):
+            while chunk := sock.recv(65536):
+                answer += chunk
+    return answer
+
+
+def test_malformed_http_is_answered_in_our_shape(worker: Worker) -> None:
+    """One JSON error with a correlation id: no byte of what came, perhaps a prompt, and no version of a library."""
+    answer = raw(worker, b"POST /execute HTTP/1.1\r\nHost: x\r\nmy-secret-word\r\n\r\n")
+    head, _, body = answer.partition(b"\r\n\r\n")
+    error = json.loads(body)["error"]
+    assert b" 400 " in head[:13] and error["code"] == "INVALID_REQUEST"
+    assert f"X-Correlation-Id: {error['correlation_id']}".encode() in head
+    assert b"secret" not in answer and b"aiohttp" not in answer and b"\r\nServer: llorch\r\n" in head
+    for path in ("/health", "/nowhere", "/metrics"):
+        assert worker.call(path)[2]["server"] == "llorch"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "data",
+    [b"GET /hea", b"POST /execute HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"],
+    ids=["headers", "body"],
+)
+def test_slow_requests_are_cut(worker: Worker, data: bytes) -> None:
+    """Headers or a body that do not come are cut within ten seconds or so."""
+    began = time.monotonic()
+    raw(worker, data)
+    assert time.monotonic() - began < 12.0
