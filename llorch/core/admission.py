@@ -7,7 +7,7 @@ from dataclasses import replace
 from llorch.base import errors
 from llorch.base.ids import JobId, ModelId
 from llorch.core import journey
-from llorch.core.effects import Accept, CountTokens, Duplicate, Refuse
+from llorch.core.effects import Accept, CancelCause, CountTokens, Duplicate, Refuse
 from llorch.core.events import CatalogRead
 from llorch.core.fleet import Worker
 from llorch.core.job import JobRecord, JobSpec, JobState
@@ -19,6 +19,11 @@ from llorch.core.timers import Bell
 from llorch.core.transitions import Happening
 
 RETRY_AFTER_UNKNOWN_S = 10.0
+# A tokenizer makes at most one token a byte, but adds one for the start; a chat template adds what it likes, so that a
+# chat is believed to fit only when it is well below.
+START_TOKENS = 1
+TEMPLATE_TOKENS = 256
+TEMPLATE_TOKENS_A_MESSAGE = 16
 
 
 def submit(state: State, spec: JobSpec) -> None:
@@ -41,7 +46,7 @@ def submit(state: State, spec: JobSpec) -> None:
     state.jobs[job.id] = job
     state.admitting += 1
     state.timers.set(Bell.COUNT, job.id, state.now + state.settings.count_timeout_s)
-    state.do(CountTokens(job.id, counter.id, counter.spec.url))
+    state.do(CountTokens(job.id, counter.id, counter.spec.url, state.settings.count_timeout_s))
 
 
 def catalog_read(state: State, event: CatalogRead) -> None:
@@ -59,11 +64,27 @@ def new_live_job(state: State, record: JobRecord) -> LiveJob:
     spec = record.spec
     view = TaskView.of(spec)
     job = LiveJob(record, view, state.policy.timeout(view), spec.attached, state.policy.prioritize(view))
-    job.need_exact = spec.prompt_tokens is not None
     # A default max_tokens gives way to the context; one the client chose does not.
-    prompt = spec.prompt_bytes if spec.prompt_tokens is None else spec.prompt_tokens
-    job.context_need = prompt + (spec.max_tokens or 1)
+    if spec.prompt_tokens is not None:
+        job.needs(spec.prompt_tokens + (spec.max_tokens or 1))
+    else:
+        job.needs_at_most(_prompt_tokens_max(spec) + (spec.max_tokens or 1))
     return job
+
+
+def _prompt_tokens_max(spec: JobSpec) -> int:
+    if spec.messages == 0:
+        return spec.prompt_bytes + START_TOKENS
+    return spec.prompt_bytes + TEMPLATE_TOKENS + TEMPLATE_TOKENS_A_MESSAGE * spec.messages
+
+
+def not_stored(state: State, job_id: JobId) -> None:
+    """The commit that let the job in failed: nothing of it is remembered, and its idempotency key is free."""
+    state.forget_key(job_id)
+    job = state.jobs.get(job_id)
+    if job is not None:
+        journey.stop_attempt(state, job, CancelCause.CLIENT)
+        journey.forget(state, job)
 
 
 def _earlier(state: State, spec: JobSpec) -> JobId | None:
@@ -76,8 +97,7 @@ def refuse(
     """Turn the job away; nothing of it is remembered."""
     if state.jobs.pop(job.id, None) is not None:
         state.admitting -= 1
-        for bell in journey.JOB_BELLS:
-            state.timers.clear(bell, job.id)
+        state.timers.clear_job(job.id)
     state.do(Refuse(job.id, code, message, retry_after_s, dict(details) or None))
 
 
@@ -88,7 +108,7 @@ def _refused(state: State, job: LiveJob) -> bool:
         refuse(state, job, errors.Draining.code, "orchestratord is shutting down")
     elif not _model_known(state, spec):
         refuse(state, job, errors.ModelNotFound.code, f"no catalog and no worker knows the model {spec.model}")
-    elif spec.deadline_s is not None and spec.deadline_s <= 0:
+    elif spec.deadline_s is not None and state.now >= job.record.accepted_at + spec.deadline_s:
         refuse(state, job, errors.DeadlineUnmet.code, "the deadline has passed already")
     elif (problem := pin_problem(state.fleet, spec.wishes, spec.model)) is not None:
         refuse(state, job, problem.code, problem.message)
@@ -111,7 +131,7 @@ def _largest(state: State, job: LiveJob) -> Worker | None:
 
 
 def _needs_count(state: State, job: LiveJob) -> Worker | None:
-    """The worker to ask when bytes alone do not prove that the job fits. Bytes bound tokens from above."""
+    """The worker to ask when bytes alone do not prove that the job fits."""
     spec = job.record.spec
     if spec.prompt_tokens is not None or _any_holds(state, job):
         return None
@@ -136,8 +156,7 @@ def counted(state: State, job: LiveJob, prompt_tokens: int | None) -> None:
     state.timers.clear(Bell.COUNT, job.id)
     if prompt_tokens is not None:
         job.record = replace(job.record, spec=replace(job.record.spec, prompt_tokens=prompt_tokens))
-        job.need_exact = True
-        job.context_need = prompt_tokens + (job.record.spec.max_tokens or 1)
+        job.needs(prompt_tokens + (job.record.spec.max_tokens or 1))
     earlier = _earlier(state, job.record.spec)
     if earlier is not None:
         state.do(Duplicate(job.id, earlier))

@@ -12,19 +12,19 @@ from llorch.core.fleet import Worker
 from llorch.core.placement import pin_problem
 from llorch.core.queue import Shape
 from llorch.core.state import LiveJob, State
-from llorch.core.timers import Bell
+from llorch.core.timers import JOB_BELLS, WORKER_BELLS, Bell
 
 
 def ring(state: State, bell: Bell, name: str) -> None:
     """Do what this bell stands for; `name` is a job's, a worker's, an attempt's or nobody's, by its kind."""
-    if bell in _JOB_BELLS:
+    if bell in JOB_BELLS:
         job = state.jobs.get(JobId(name))
         assert job is not None, f"{bell} outlived its job"
-        _JOB_BELLS[bell](state, job)
-    elif bell in _WORKER_BELLS:
+        _FOR_JOBS[bell](state, job)
+    elif bell in WORKER_BELLS:
         worker = state.fleet.workers.get(WorkerId(name))
         assert worker is not None, f"{bell} outlived its worker"
-        _WORKER_BELLS[bell](state, worker)
+        _FOR_WORKERS[bell](state, worker)
     elif bell is Bell.SEAT:
         journey.seat_limit(state, name)
     elif bell is Bell.ANNOUNCE:
@@ -33,17 +33,17 @@ def ring(state: State, bell: Bell, name: str) -> None:
         _look_after_pins(state)
 
 
-_JOB_BELLS: dict[Bell, Callable[[State, LiveJob], None]] = {
+_FOR_JOBS: dict[Bell, Callable[[State, LiveJob], None]] = {
     Bell.COUNT: lambda state, job: admission.counted(state, job, None),
     Bell.QUEUE: journey.queue_timeout,
     Bell.TOTAL: journey.total_timeout,
     Bell.BACKOFF: journey.backoff_over,
     Bell.REUNION: journey.reunion_over,
-    Bell.CANCEL: lambda state, job: journey.cancelled(state, job, None),
+    Bell.STOP: journey.stop_limit,
     Bell.GRACE: journey.cancel,
 }
 
-_WORKER_BELLS: dict[Bell, Callable[[State, Worker], None]] = {
+_FOR_WORKERS: dict[Bell, Callable[[State, Worker], None]] = {
     Bell.LEASE: leases.lease_over,
     Bell.REST: leases.rested,
     Bell.FORGET: lambda state, worker: leases.forget_worker(state, worker.id),

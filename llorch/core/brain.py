@@ -112,6 +112,8 @@ class Brain:
             happened.FirstTokenSeen: self._about_attempt(lambda job, event: journey.first_token(state, job)),
             happened.AttemptEnded: self._attempt_over(self._attempt_ended),
             happened.AttemptFailed: self._attempt_over(self._attempt_failed),
+            happened.AttemptStopped: self._about_job(lambda job, event: journey.stopped(state, job, event)),
+            happened.JobNotStored: lambda event: admission.not_stored(state, event.job_id),
             happened.WorkerAnnounced: lambda event: leases.announced(state, event.spec),
             happened.HeartbeatReceived: lambda event: leases.heard(state, event),
             happened.WorkerDrainRequested: lambda event: leases.drain_worker(state, event),

@@ -91,11 +91,12 @@ class RefuseWorker:
 
 @dataclass(frozen=True, slots=True)
 class CountTokens:
-    """Ask this worker's /tokenize about the job's prompt; answer with TokensCounted."""
+    """Ask this worker's /tokenize about the job's prompt; answer with TokensCounted within `limit_s`."""
 
     job_id: JobId
     worker_id: WorkerId
     url: str
+    limit_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +121,17 @@ class CancelCause(Enum):
 
 @dataclass(frozen=True, slots=True)
 class CancelAttempt:
-    """Stop relaying this attempt and tell the worker to free its slot (best effort for a lost worker)."""
+    """Relay no more of this attempt, answer with AttemptStopped at once, and tell the worker to free its slot.
+
+    The worker gets `limit_s` to send its `end`; of a lost one (LOST) nothing is waited for.
+    """
 
     job_id: JobId
     attempt: int
     worker_id: WorkerId
     url: str
     cause: CancelCause
+    limit_s: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,25 @@ class AttemptFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class AttemptStopped:
+    """The relay of an attempt that was to be stopped is shut: the job's client has got `tokens_relayed` in all.
+
+    The attempt itself may still be under way on its worker; its end is told by the other events.
+    """
+
+    job_id: JobId
+    attempt: int
+    tokens_relayed: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobNotStored:
+    """The commit that should have let this job in failed, and its client was told so: it never was."""
+
+    job_id: JobId
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerAnnounced:
     spec: WorkerSpec
 
@@ -133,16 +152,26 @@ class TimePassed:
 
 
 @dataclass(frozen=True, slots=True)
+class Relayed:
+    """What a job's client has got over all attempts, and the model it was told."""
+
+    frames: int
+    tokens: int
+    model: ModelId | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Restarted:
     """The stored state at start: live jobs in order of acceptance, known workers (all to re-announce), pools.
 
+    `relayed` holds the jobs whose clients were told `started`, with or without tokens since.
     `keys` are the newest idempotency keys, oldest first, of jobs that have ended as well as of live ones.
     """
 
     jobs: tuple[JobRecord, ...]
     workers: tuple[WorkerRecord, ...]
     pools: tuple[PoolRegistered, ...]
-    frames_relayed: dict[JobId, int]
+    relayed: dict[JobId, Relayed]
     keys: tuple[tuple[TenantId, str, JobId], ...] = ()
 
 
@@ -164,6 +193,8 @@ Event = (
     | FirstTokenSeen
     | AttemptEnded
     | AttemptFailed
+    | AttemptStopped
+    | JobNotStored
     | WorkerAnnounced
     | HeartbeatReceived
     | WorkerDrainRequested

@@ -34,6 +34,7 @@ class Worker:
     seats: set[Seat] = field(default_factory=set)
     foreign: int = 0
     rests_until: float = 0.0
+    refusals: int = 0
     errors: float = 0.0
     errors_at: float = 0.0
     lost_reason: str | None = None
@@ -173,9 +174,6 @@ class Fleet:
     def open(self, lane: ModelId | None) -> Iterator[Worker]:
         """Workers that may get a job now, the least loaded first; change no worker while walking."""
         return (self.workers[key[2]] for key in self._open.get(lane, ()))
-
-    def any_open(self, lane: ModelId | None) -> bool:
-        return bool(self._open.get(lane))
 
     def ready(self, lane: ModelId | None) -> Iterable[Worker]:
         """Workers that are ready, open or not, of this model or of any."""

@@ -74,8 +74,8 @@ class Wishes:
 class JobSpec:
     """What a client asked for, checked and with its seed minted; never changes.
 
-    `payload` is the execute body without job_id and resume, opaque to the brain. `max_tokens` None means
-    min(256, context). Durations count from acceptance.
+    `payload` is the execute body without job_id and resume, opaque to the brain; `messages` counts those of a chat, 0
+    for a plain prompt. `max_tokens` None means min(256, context). Durations count from acceptance.
     """
 
     job_id: JobId
@@ -83,6 +83,7 @@ class JobSpec:
     prompt_sha256: str
     prompt_bytes: int
     seed: int
+    messages: int = 0
     model: ModelId | None = None
     prompt_tokens: int | None = None
     max_tokens: int | None = None

@@ -8,6 +8,7 @@ from dataclasses import replace
 from llorch.base import errors
 from llorch.base.ids import JobId, ModelId, SessionId, TenantId, WorkerId
 from llorch.core.effects import CancelAttempt, CancelCause, Dispatch, Finish
+from llorch.core.events import AttemptStopped
 from llorch.core.fleet import Worker
 from llorch.core.job import Ending, Failure, FailureKind, JobState, Priority, Result
 from llorch.core.placement import Chooser, serveable, takes
@@ -16,16 +17,17 @@ from llorch.core.state import LiveJob, State
 from llorch.core.timers import Bell
 from llorch.core.transitions import Happening
 
-JOB_BELLS = (Bell.COUNT, Bell.QUEUE, Bell.TOTAL, Bell.BACKOFF, Bell.REUNION, Bell.CANCEL, Bell.GRACE)
 ON_WORKER = frozenset({JobState.DISPATCHED, JobState.RUNNING, JobState.CANCELLING})
 LOST_KINDS = frozenset({FailureKind.REFUSED, FailureKind.BROKEN, FailureKind.STALLED, FailureKind.BUSY})
 FIRST, ORDINARY = 0, 1
+# How often a job that busy workers send away again and again explains where it was sent.
+BOUNCES_EXPLAINED_MAX = 1
 
 
 def shape_of(state: State, job: LiveJob) -> Shape:
-    """What the job demands now. A job that sent tokens stays with the model that made them."""
+    """What the job demands now. A job whose client knows its model stays with it."""
     spec = job.record.spec
-    lane = job.record.model if job.continuing else spec.model
+    lane = job.record.model if job.model_told else spec.model
     wishes = spec.wishes
     need = job.context_need
     if need:
@@ -59,7 +61,7 @@ def wait(state: State, job: LiveJob, delay_s: float = 0.0) -> None:
         state.unplaced.append(job.id)
     if job.continuing:
         state.timers.set(Bell.REUNION, job.id, state.patience(state.now + state.settings.continue_wait_s))
-    elif job.timeouts.queue_s is not None:
+    if job.timeouts.queue_s is not None:
         state.timers.set(Bell.QUEUE, job.id, state.patience(record.queued_since + job.timeouts.queue_s))
     if not held:
         watch_pins(state, shape)
@@ -97,9 +99,11 @@ def place(state: State, job: LiveJob) -> bool:
     chooser = Chooser(state.fleet, state.policy, state.settings.reasons_max)
     choice = chooser.choose(job.view, shape, spec.wishes.prefer_pools, affine, state.now)
     if choice.worker is None:
-        state.explain(job.id, "waiting", None, choice.reasons)
+        if job.bounces <= BOUNCES_EXPLAINED_MAX:
+            state.explain(job.id, "waiting", None, choice.reasons)
         return False
-    state.explain(job.id, "placed", choice.worker.id, choice.reasons, f"attempt {job.record.attempts + 1}")
+    if job.bounces <= BOUNCES_EXPLAINED_MAX:
+        state.explain(job.id, "placed", choice.worker.id, choice.reasons, f"attempt {job.record.attempts + 1}")
     _dispatch(state, job, choice.worker, shape)
     return True
 
@@ -189,6 +193,12 @@ def settle(state: State) -> None:
 def started(state: State, job: LiveJob) -> None:
     """The worker began with the current attempt."""
     if job.record.state is JobState.DISPATCHED:
+        if (worker := state.fleet.seated(job.seat)) is not None:
+            worker.refusals = 0
+        if job.bounces > BOUNCES_EXPLAINED_MAX:
+            note = f"attempt {job.record.attempts}, after {job.bounces} busy answers in a row"
+            state.explain(job.id, "placed", job.record.worker_id, (), note)
+        job.bounces = 0
         first = job.record.started_at
         state.move(job, Happening.STARTED, started_at=state.now if first is None else first)
         state.keep_job(job)
@@ -205,9 +215,12 @@ def first_token(state: State, job: LiveJob) -> None:
 
 def interrupt(state: State, job: LiveJob, failure: Failure) -> None:
     """The current attempt is lost: queue for another one, or give up when policy says it was tried enough."""
-    if failure.kind is FailureKind.BUSY:
+    busy = failure.kind is FailureKind.BUSY
+    if busy:
+        job.bounced()
         delay_s: float | None = 0.0  # the worker rests, nobody failed
     else:
+        job.bounces = 0
         job.failures += 1
         delay_s = state.policy.retry(job.view, failure, job.failures)
     if delay_s is not None and failure.code == errors.DuplicateJob.code:
@@ -215,10 +228,12 @@ def interrupt(state: State, job: LiveJob, failure: Failure) -> None:
     if delay_s is None:
         give_up(state, job, *_verdict(job, failure))
         return
-    what = "continue" if job.continuing else "retry"
-    why = f"{failure.kind.value} {failure.code}, again in {delay_s:.3f} s"
-    state.explain(job.id, what, None, ((job.record.worker_id or "", failure.kind.value),), why)
-    state.move(job, Happening.INTERRUPTED, queued_since=state.now)
+    if job.bounces <= BOUNCES_EXPLAINED_MAX:
+        what = "continue" if job.continuing else "retry"
+        why = f"{failure.kind.value} {failure.code}, again in {delay_s:.3f} s"
+        state.explain(job.id, what, None, ((job.record.worker_id or "", failure.kind.value),), why)
+    # Who was sent away has been waiting all the time.
+    state.move(job, Happening.INTERRUPTED, queued_since=job.record.queued_since if busy else state.now)
     state.keep_job(job)
     wait(state, job, delay_s)
 
@@ -241,7 +256,10 @@ def ended(state: State, job: LiveJob, result: Result) -> None:
     """The worker finished the current attempt, by itself or because it was told to stop."""
     if job.record.worker_id is not None and (worker := state.fleet.workers.get(job.record.worker_id)) is not None:
         state.fleet.praise(worker, state.now)
-    if job.record.state is JobState.CANCELLING or result.stop_reason == "CANCELLED":
+    if job.doom is not None:
+        job.relayed(result.tokens_out)
+        give_up(state, job, *job.doom)
+    elif job.record.state is JobState.CANCELLING or result.stop_reason == "CANCELLED":
         cancelled(state, job, result)
     else:
         finish(state, job, Happening.ENDED, Ending(JobState.COMPLETED, result))
@@ -252,11 +270,26 @@ def cancel(state: State, job: LiveJob) -> None:
     current = job.record.state
     if current is JobState.QUEUED:
         cancelled(state, job, None)
-    elif current in (JobState.DISPATCHED, JobState.RUNNING):
+    elif current in (JobState.DISPATCHED, JobState.RUNNING) and job.doom is None:
         stop_attempt(state, job, CancelCause.CLIENT)
         state.move(job, Happening.CANCEL_ASKED, cancel_requested=True)
         state.keep_job(job)
-        state.timers.set(Bell.CANCEL, job.id, state.now + state.settings.cancel_limit_s)
+        state.timers.set(Bell.STOP, job.id, state.now + state.settings.cancel_limit_s)
+
+
+def stop_limit(state: State, job: LiveJob) -> None:
+    """The end of an attempt that was stopped is waited for no longer."""
+    if job.doom is None:
+        cancelled(state, job, None)
+    else:
+        give_up(state, job, *job.doom)
+
+
+def stopped(state: State, job: LiveJob, event: AttemptStopped) -> None:
+    """So many tokens the client has got; a job whose end only waited for that number ends."""
+    job.relayed(event.tokens_relayed)
+    if job.doom is not None and event.attempt == job.record.attempts:
+        give_up(state, job, *job.doom)
 
 
 def cancelled(state: State, job: LiveJob, result: Result | None) -> None:
@@ -271,8 +304,18 @@ def stop_attempt(state: State, job: LiveJob, cause: CancelCause) -> None:
     worker = state.fleet.seated(job.seat)
     if worker is None:
         return
-    state.do(CancelAttempt(job.id, job.record.attempts, worker.id, worker.spec.url, cause))
-    state.timers.set(Bell.SEAT, f"{job.record.attempts}/{job.id}", state.now + state.settings.cancel_limit_s)
+    limit_s = state.settings.cancel_limit_s
+    state.do(CancelAttempt(job.id, job.record.attempts, worker.id, worker.spec.url, cause, limit_s))
+    state.timers.set(Bell.SEAT, f"{job.record.attempts}/{job.id}", state.now + limit_s)
+
+
+def forget(state: State, job: LiveJob) -> None:
+    """The job is over, or never was: nothing waits for it or looks after it any more."""
+    if state.queue.entry(job.id) is not None:
+        state.queue.remove(job.id)
+    state.watching.pop(job.id, None)
+    state.timers.clear_job(job.id)
+    del state.jobs[job.id]
 
 
 def seat_limit(state: State, name: str) -> None:
@@ -283,15 +326,10 @@ def seat_limit(state: State, name: str) -> None:
 
 def finish(state: State, job: LiveJob, happening: Happening, ending: Ending) -> None:
     """The one ending: persist, forget, close the stream."""
-    if state.queue.entry(job.id) is not None:
-        state.queue.remove(job.id)
-    state.watching.pop(job.id, None)
-    for bell in JOB_BELLS:
-        state.timers.clear(bell, job.id)
+    forget(state, job)
     state.move(job, happening, ended_at=state.now, ending=ending)
     state.keep_job(job)
     state.explain(job.id, ending.state.value, job.record.worker_id, (), ending.error_code or _stop_reason(ending))
-    del state.jobs[job.id]
     state.do(Finish(job.id, ending, job.record.spec.correlation_id))
 
 
@@ -303,15 +341,19 @@ def total_timeout(state: State, job: LiveJob) -> None:
     """The job's own deadline or timeout passed."""
     if job.record.state is JobState.CANCELLING:
         return
-    if job.record.state is not JobState.QUEUED:
-        stop_attempt(state, job, CancelCause.TIMEOUT)
-    give_up(state, job, errors.TimedOut.code, "the job took longer than its deadline or timeout allows")
+    job.doom = (errors.TimedOut.code, "the job took longer than its deadline or timeout allows")
+    if job.record.state is JobState.QUEUED:
+        give_up(state, job, *job.doom)
+        return
+    stop_attempt(state, job, CancelCause.TIMEOUT)
+    state.timers.set(Bell.STOP, job.id, state.now + state.settings.cancel_limit_s)
 
 
 def queue_timeout(state: State, job: LiveJob) -> None:
     """The job waited too long for an attempt."""
     waited_s = state.now - job.record.queued_since
-    give_up(state, job, errors.QueueTimeout.code, f"no worker took the job within {waited_s:.0f} s")
+    code = errors.WorkerLost.code if job.continuing else errors.QueueTimeout.code
+    give_up(state, job, code, f"no worker took the job within {waited_s:.0f} s")
 
 
 def reunion_over(state: State, job: LiveJob) -> None:

@@ -20,6 +20,7 @@ from llorch.core.state import LiveJob, State
 from llorch.core.timers import Bell
 from llorch.core.worker import WorkerSpec, WorkerState
 
+REFUSALS_COUNTED_MAX = 16
 # Codes with which a worker says that another worker would answer the same.
 FINAL_CODES = frozenset({errors.InvalidRequest.code, errors.ContextLengthExceeded.code, errors.TimedOut.code})
 
@@ -113,6 +114,9 @@ def lose(state: State, worker: Worker, reason: str) -> None:
         if job.record.state is JobState.CANCELLING:
             journey.cancelled(state, job, None)
             continue
+        if job.doom is not None:
+            journey.give_up(state, job, *job.doom)
+            continue
         journey.stop_attempt(state, job, CancelCause.LOST)
         job.shun = worker.id
         journey.interrupt(state, job, failure)
@@ -122,11 +126,14 @@ def attempt_failed(state: State, job: LiveJob, event: AttemptFailed) -> None:
     """The current attempt of a live job is over without an end: blame its worker and decide how the job goes on."""
     worker = state.fleet.workers.get(job.record.worker_id) if job.record.worker_id is not None else None
     failure = event.failure
-    job.tokens_relayed = max(job.tokens_relayed, event.tokens_relayed)
+    job.relayed(event.tokens_relayed)
     job.continuing = job.continuing or event.frames_relayed > 0
     if job.record.state is JobState.CANCELLING:
         # We cut the attempt off ourselves: that it broke says nothing about the worker.
         journey.cancelled(state, job, None)
+        return
+    if job.doom is not None:
+        journey.give_up(state, job, *job.doom)
         return
     if worker is not None:
         _draw_conclusions(state, worker, failure)
@@ -151,7 +158,7 @@ def _too_small(state: State, job: LiveJob, worker: Worker | None, failure: Failu
     larger = journey.shape_of(state, job)._replace(context=context + 1, exact=True)
     if not serveable(state.fleet, larger):
         return False
-    job.context_need, job.need_exact = context + 1, True
+    job.needs(context + 1)
     return True
 
 
@@ -162,7 +169,11 @@ def _draw_conclusions(state: State, worker: Worker, failure: Failure) -> None:
             suspect(state, worker, "it refused a connection" if failure.kind is FailureKind.REFUSED else "it broke off")
         case FailureKind.BUSY:
             rest_s = state.settings.busy_default_s if failure.retry_after_s is None else failure.retry_after_s
-            worker.rests_until = state.now + min(max(rest_s, 0.05), errors.RETRY_AFTER_MAX_S)
+            # One that sends everybody away, whatever it says, is asked less and less often.
+            longer_s = state.settings.backoff_first_s * 2.0 ** min(worker.refusals, REFUSALS_COUNTED_MAX)
+            worker.refusals += 1
+            rest_s = max(rest_s, min(longer_s, state.settings.backoff_max_s))
+            worker.rests_until = state.now + min(rest_s, errors.RETRY_AFTER_MAX_S)
             state.fleet.refresh(worker, state.now)
             state.timers.set(Bell.REST, worker.id, worker.rests_until)
         case FailureKind.STALLED | FailureKind.FAILED:
@@ -196,8 +207,7 @@ def forget_worker(state: State, worker_id: WorkerId) -> None:
         return
     lose(state, worker, "forgotten")
     state.fleet.drop(worker)
-    for bell in (Bell.FORGET, Bell.REST, Bell.LEASE):
-        state.timers.clear(bell, worker_id)
+    state.timers.clear_worker(worker_id)
     state.keep_no_worker(worker_id)
 
 

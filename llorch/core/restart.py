@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from llorch.core import journey
 from llorch.core.admission import new_live_job
-from llorch.core.events import Restarted
+from llorch.core.events import Relayed, Restarted
 from llorch.core.fleet import Worker
 from llorch.core.job import JobRecord, JobState
 from llorch.core.state import LiveJob, State
@@ -25,7 +27,7 @@ def restore(state: State, event: Restarted) -> None:
     for record in event.jobs:
         if record.state.terminal or record.spec.job_id in state.jobs:
             continue
-        job = _restore_job(state, record, event.frames_relayed.get(record.spec.job_id, 0))
+        job = _restore_job(state, record, event.relayed.get(record.spec.job_id))
         _resume(state, job)
 
 
@@ -38,10 +40,16 @@ def _restore_worker(state: State, stored: WorkerRecord) -> None:
     state.timers.set(Bell.FORGET, worker.id, state.now + state.settings.lost_worker_kept_s)
 
 
-def _restore_job(state: State, record: JobRecord, frames_relayed: int) -> LiveJob:
+def _restore_job(state: State, record: JobRecord, relayed: Relayed | None) -> LiveJob:
     job = new_live_job(state, record)
     job.attached = False
-    job.continuing = frames_relayed > 0 or record.first_token_at is not None
+    job.continuing = record.first_token_at is not None
+    if relayed is not None:
+        job.continuing = job.continuing or relayed.frames > 0
+        job.relayed(relayed.tokens)
+        # The client may have been told a moment before the process went, or while the disk refused our records.
+        started_at = record.started_at or record.dispatched_at or state.now
+        job.record = replace(record, started_at=started_at, model=relayed.model or record.model)
     job.restarted = record.state is not JobState.QUEUED
     state.jobs[job.id] = job
     state.sequence = max(state.sequence, record.sequence + 1)

@@ -25,6 +25,8 @@ class LiveJob:
     """A job while it lives: its record, and what need not survive a restart.
 
     `context_need` is what a worker's context must hold, 0 when unknown; `need_exact` says whether tokens were counted.
+    `bounces` counts the busy workers in a row that sent the job away. `doom` is the error that the job ends with as
+    soon as its stopped attempt has said how many tokens the client has.
     """
 
     record: JobRecord
@@ -36,6 +38,8 @@ class LiveJob:
     need_exact: bool = False
     shun: WorkerId | None = None
     failures: int = 0
+    bounces: int = 0
+    doom: tuple[str, str] | None = None
     continuing: bool = False
     restarted: bool = False
     tokens_relayed: int = 0
@@ -49,6 +53,31 @@ class LiveJob:
     def seat(self) -> Seat:
         """The current attempt."""
         return (self.record.spec.job_id, self.record.attempts)
+
+    @property
+    def model_told(self) -> bool:
+        """Its client knows from `started` which model works for it: no other may go on."""
+        return self.continuing or self.record.started_at is not None
+
+    def needs(self, context: int) -> None:
+        """The job is known to need a context of this length."""
+        self.context_need, self.need_exact = context, True
+
+    def needs_at_most(self, context: int) -> None:
+        """The job needs no longer context than this."""
+        self.context_need, self.need_exact = context, False
+
+    def bounced(self) -> None:
+        """A busy worker sent it away. One that always does must not keep it from its second choices."""
+        self.bounces += 1
+        if self.bounces > 1:
+            self.shun = None
+            if not self.need_exact:
+                self.needs_at_most(0)
+
+    def relayed(self, tokens: int) -> None:
+        """Its client has got so many tokens; reports may come late."""
+        self.tokens_relayed = max(self.tokens_relayed, tokens)
 
 
 class State:
@@ -93,6 +122,11 @@ class State:
         self.keys[tenant, key] = job_id
         if len(self.keys) > self.settings.idempotency_keys_max:
             self.keys.popitem(last=False)
+
+    def forget_key(self, job_id: JobId) -> None:
+        """The idempotency key that means this job, if any, is free again."""
+        for owner in [owner for owner, known in self.keys.items() if known == job_id]:
+            del self.keys[owner]
 
     def keep_worker(self, worker: Worker) -> None:
         """Persist the worker's record."""

@@ -10,22 +10,28 @@ COMPACT_BELOW = 64
 
 
 class Bell(StrEnum):
-    """The kinds of waiting, by what is done when the time has come. (Strings, because they are hashed all the time.)"""
+    """The kinds of waiting, by what is done when the time has come. (Strings, because they are hashed all the time.)
 
-    COUNT = "count"  # the worker did not count the prompt in time
-    QUEUE = "queue"  # the job waited too long for its first attempt
-    TOTAL = "total"  # the job's own deadline or timeout
-    BACKOFF = "backoff"  # the job may be placed again
-    REUNION = "reunion"  # a broken-off job found no worker to go on
-    CANCEL = "cancel"  # the worker did not confirm the cancel in time
-    GRACE = "grace"  # the dropped client did not come back
-    SEAT = "seat"  # a stopped attempt's slot counts as free
-    LEASE = "lease"  # the worker's lease ran out
-    REST = "rest"  # a busy worker may be asked again
-    FORGET = "forget"  # a lost worker leaves the list
-    ANNOUNCE = "announce"  # tell attached clients their places
-    PINS = "pins"  # look after pins that cannot be met
+    The first word says whose id the bell is set for.
+    """
 
+    COUNT = "job count"  # the worker did not count the prompt in time
+    QUEUE = "job queue"  # the job waited too long for its first attempt
+    TOTAL = "job total"  # the job's own deadline or timeout
+    BACKOFF = "job backoff"  # the job may be placed again
+    REUNION = "job reunion"  # a broken-off job found no worker to go on
+    STOP = "job stop"  # a stopped attempt was not reported over in time
+    GRACE = "job grace"  # the dropped client did not come back
+    SEAT = "attempt seat"  # a stopped attempt's slot counts as free
+    LEASE = "worker lease"  # the worker's lease ran out
+    REST = "worker rest"  # a busy worker may be asked again
+    FORGET = "worker forget"  # a lost worker leaves the list
+    ANNOUNCE = "all announce"  # tell attached clients their places
+    PINS = "all pins"  # look after pins that cannot be met
+
+
+JOB_BELLS = tuple(bell for bell in Bell if bell.startswith("job "))
+WORKER_BELLS = tuple(bell for bell in Bell if bell.startswith("worker "))
 
 Wait = tuple[Bell, str]
 
@@ -51,6 +57,16 @@ class Timers:
     def clear(self, bell: Bell, name: str) -> None:
         """Do not ring; fine when nothing was set."""
         self._armed.pop((bell, name), None)
+
+    def clear_job(self, job_id: str) -> None:
+        """Nothing rings for this job any more."""
+        for bell in JOB_BELLS:
+            self._armed.pop((bell, job_id), None)
+
+    def clear_worker(self, worker_id: str) -> None:
+        """Nothing rings for this worker any more."""
+        for bell in WORKER_BELLS:
+            self._armed.pop((bell, worker_id), None)
 
     def armed(self, bell: Bell, name: str) -> bool:
         return (bell, name) in self._armed

@@ -13,6 +13,7 @@ from llorch.core.events import (
     AttemptEnded,
     AttemptFailed,
     AttemptStarted,
+    AttemptStopped,
     CancelRequested,
     ClientAttached,
     ClientDisconnected,
@@ -30,6 +31,7 @@ JobEvent = (
     | FirstTokenSeen
     | AttemptEnded
     | AttemptFailed
+    | AttemptStopped
 )
 
 
@@ -79,15 +81,16 @@ JOB_TRANSITIONS: dict[JobState, dict[Happening, JobState]] = {
 }
 
 _CLIENT: frozenset[type[JobEvent]] = frozenset({CancelRequested, ClientDisconnected, ClientAttached})
+_STOPPED: frozenset[type[JobEvent]] = frozenset({AttemptStopped})
 _STARTED: frozenset[type[JobEvent]] = frozenset({AttemptStarted})
 _ATTEMPT: frozenset[type[JobEvent]] = frozenset({FirstTokenSeen, AttemptEnded, AttemptFailed})
 
 HEARD: dict[JobState, frozenset[type[JobEvent]]] = {
     JobState.ADMITTING: frozenset({TokensCounted, CancelRequested, ClientDisconnected}),
-    JobState.QUEUED: _CLIENT,
-    JobState.DISPATCHED: _CLIENT | _STARTED | _ATTEMPT,
-    JobState.RUNNING: _CLIENT | _ATTEMPT,
-    JobState.CANCELLING: frozenset({AttemptEnded, AttemptFailed}),
+    JobState.QUEUED: _CLIENT | _STOPPED,
+    JobState.DISPATCHED: _CLIENT | _STOPPED | _STARTED | _ATTEMPT,
+    JobState.RUNNING: _CLIENT | _STOPPED | _ATTEMPT,
+    JobState.CANCELLING: _STOPPED | frozenset({AttemptEnded, AttemptFailed}),
     JobState.COMPLETED: frozenset(),
     JobState.FAILED: frozenset(),
     JobState.CANCELLED: frozenset(),

@@ -14,9 +14,9 @@ from llorch.base import clock, log, worker_token
 from llorch.base.addresses import local_url
 from llorch.base.clock import SystemClock
 from llorch.base.errors import ConfigError, LlorchError, StorageUnavailable
-from llorch.base.ids import JobId
+from llorch.base.ids import JobId, ModelId
 from llorch.core.brain import Brain
-from llorch.core.events import DrainStarted, PoolRegistered, Restarted
+from llorch.core.events import DrainStarted, PoolRegistered, Relayed, Restarted
 from llorch.host.process import on_stop
 from llorch.orchestratord import access, statedir, upstream
 from llorch.orchestratord.access import Access
@@ -212,15 +212,17 @@ class Daemon:
 
 def restarted(snapshot: Snapshot, service: Service) -> Restarted:
     """The stored state as the brain's first event; live jobs get their streams back."""
-    frames = {}
+    relayed = {}
     for record in snapshot.jobs:
         job_id = record.spec.job_id
         segment = service.segments.open(job_id)
+        if segment.last_id:
+            model = segment.model()
+            relayed[job_id] = Relayed(segment.frames, segment.token_count(), None if model is None else ModelId(model))
         segment.release()
-        frames[job_id] = segment.frames
         service.streams.add(JobStream(job_id, segment))
     pools = tuple(PoolRegistered(pool.pool_id, pool.draining) for pool in snapshot.pools)
-    return Restarted(snapshot.jobs, snapshot.workers, pools, frames, snapshot.keys)
+    return Restarted(snapshot.jobs, snapshot.workers, pools, relayed, snapshot.keys)
 
 
 def service_url(settings: Settings, sock: socket.socket) -> str:

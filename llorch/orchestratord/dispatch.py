@@ -1,7 +1,7 @@
 """Attempts: hand a job to a worker, pass its frames to the relay, and tell the brain how it went.
 
 One task per attempt, none per token. Every attempt ends in exactly one AttemptEnded or AttemptFailed, unless the brain
-gave it up (CancelAttempt for a lost worker) or the process stops.
+gave it up (CancelAttempt for a lost worker) or the process stops; one that is stopped says first what was relayed.
 """
 
 from __future__ import annotations
@@ -13,10 +13,18 @@ from typing import Any
 import aiohttp
 
 from llorch.base import clock, log
-from llorch.base.errors import InvalidRequest, LlorchError
+from llorch.base.errors import InvalidRequest, LlorchError, StorageUnavailable
 from llorch.base.ids import JobId, WorkerId
 from llorch.core.effects import CancelAttempt, CancelCause, CountTokens, Dispatch, DrainWorker
-from llorch.core.events import AttemptEnded, AttemptFailed, AttemptStarted, Event, FirstTokenSeen, TokensCounted
+from llorch.core.events import (
+    AttemptEnded,
+    AttemptFailed,
+    AttemptStarted,
+    AttemptStopped,
+    Event,
+    FirstTokenSeen,
+    TokensCounted,
+)
 from llorch.core.job import Failure, FailureKind, JobRecord, JobSpec
 from llorch.orchestratord import upstream
 from llorch.orchestratord.clock import BrainClock
@@ -27,7 +35,6 @@ from llorch.wire import execute, strict_json
 
 logger = log.get(__name__)
 
-CANCEL_LIMIT_S = 5.0
 _LOST = "WORKER_LOST"
 
 
@@ -50,7 +57,7 @@ class Attempt:
         return self.effect.job_id, self.effect.attempt
 
     def _describe_start(self, event: dict[str, Any]) -> dict[str, Any]:
-        model = event.get("model") or self.record.model or self.record.spec.model or ""
+        model = self.record.model or event.get("model") or ""
         started_at = event.get("started_at") or clock.iso(self.dispatched_at)
         wait_s = max(0.0, self.dispatched_at - self.record.accepted_at)
         own = {"worker_id": self.effect.worker_id, "queue_wait_ms": round(wait_s * 1000)}
@@ -89,12 +96,18 @@ class Dispatcher:
         self._attempts[attempt.key] = attempt
         attempt.task = self._group.create_task(self._run(attempt, gate), name=f"attempt {effect.job_id}")
 
+    def hush(self, effect: CancelAttempt) -> None:
+        """Relay nothing more of an attempt; to be followed by `cancel`."""
+        if (attempt := self._attempts.get((effect.job_id, effect.attempt))) is not None:
+            attempt.relay.mute()
+
     def cancel(self, effect: CancelAttempt) -> None:
-        """Relay nothing more; ask the worker to stop, and give up waiting for its `end` after 5 s."""
+        """Relay nothing more; ask the worker to stop, and give its `end` the time that the effect grants."""
         attempt = self._attempts.get((effect.job_id, effect.attempt))
         if attempt is None:
-            return
+            return  # it is over, and what became of it is on its way to the brain
         attempt.relay.mute()
+        self._post(AttemptStopped(effect.job_id, effect.attempt, _tokens_in(attempt.stream)))
         body = strict_json.dump({"job_id": upstream.attempt_name(effect.job_id, effect.attempt)})
         self._call_later("/cancel", effect.url, effect.worker_id, body, attempt.record.spec.correlation_id)
         if effect.cause is CancelCause.LOST:
@@ -103,7 +116,7 @@ class Dispatcher:
             self._abandon(attempt)
             self._fail(attempt, Failure(FailureKind.BROKEN, "CANCELLED", "cancelled before the worker answered"))
         elif attempt.limit is not None and not attempt.limit.expired():
-            attempt.limit.reschedule(asyncio.get_running_loop().time() + CANCEL_LIMIT_S)
+            attempt.limit.reschedule(asyncio.get_running_loop().time() + effect.limit_s)
 
     def _abandon(self, attempt: Attempt) -> None:
         del self._attempts[attempt.key]
@@ -149,7 +162,7 @@ class Dispatcher:
                 attempt.answered = True
                 if response.status != 200:
                     return await upstream.refusal(response)
-                await gate
+                await _pass(gate, attempt, attempt.limit)
                 return await self._relay(attempt, response)
 
     async def _relay(self, attempt: Attempt, response: aiohttp.ClientResponse) -> Failure | None:
@@ -183,8 +196,6 @@ class Dispatcher:
 
     def _fail(self, attempt: Attempt, failure: Failure) -> None:
         job_id, number = attempt.key
-        segment = attempt.stream.segment
-        ids = segment.token_ids() if segment.frames else []
         self._metrics.attempts_failed.add(value=failure.kind.value)
         log.event(
             logger,
@@ -196,8 +207,8 @@ class Dispatcher:
             code=failure.code,
             correlation_id=attempt.record.spec.correlation_id,
         )
-        tokens = segment.frames if ids is None else len(ids)
-        self._post(AttemptFailed(job_id, number, failure, segment.frames, tokens))
+        stream = attempt.stream
+        self._post(AttemptFailed(job_id, number, failure, stream.segment.frames, _tokens_in(stream)))
 
     # Other calls
 
@@ -209,7 +220,7 @@ class Dispatcher:
         payload = strict_json.parse_object(spec.payload)
         content = {name: payload[name] for name in ("prompt", "messages") if name in payload}
         answer = await self._call(
-            "/tokenize", effect.url, effect.worker_id, strict_json.dump(content), spec.correlation_id
+            "/tokenize", effect.url, effect.worker_id, strict_json.dump(content), spec.correlation_id, effect.limit_s
         )
         count = None if answer is None else answer.get("count")
         counted = count if isinstance(count, int) and not isinstance(count, bool) and count >= 0 else None
@@ -223,12 +234,18 @@ class Dispatcher:
         self._group.create_task(self._call(path, url, worker_id, body, correlation_id), name=f"call {path}")
 
     async def _call(
-        self, path: str, url: str, worker_id: WorkerId, body: bytes, correlation_id: str
+        self,
+        path: str,
+        url: str,
+        worker_id: WorkerId,
+        body: bytes,
+        correlation_id: str,
+        limit_s: float = upstream.CALL_TIMEOUT_S,
     ) -> dict[str, Any] | None:
         """A short call; None when the worker did not answer it with a JSON object."""
         headers = upstream.headers(self._token_for(worker_id, url), correlation_id)
         try:
-            async with asyncio.timeout(upstream.CALL_TIMEOUT_S):
+            async with asyncio.timeout(limit_s):
                 async with self._session.post(
                     url + path, data=body, headers=headers, allow_redirects=False
                 ) as response:
@@ -244,3 +261,19 @@ class Dispatcher:
                 correlation_id=correlation_id,
             )
             return None
+
+
+async def _pass(gate: asyncio.Future[None], attempt: Attempt, limit: asyncio.Timeout) -> None:
+    """Wait for the commit of the turn that began the attempt, however long it takes: it is not the worker's time."""
+    limit.reschedule(None)
+    await asyncio.wait([gate])  # awaiting the gate itself would cancel it for all, if this attempt is cancelled
+    if not attempt.relay.muted:
+        limit.reschedule(asyncio.get_running_loop().time() + attempt.effect.first_token_timeout_s)
+
+
+def _tokens_in(stream: JobStream) -> int:
+    """Tokens that the job's client has got, or pieces where they cannot be counted."""
+    try:
+        return stream.segment.token_count()
+    except StorageUnavailable:
+        return stream.segment.frames

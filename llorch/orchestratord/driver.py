@@ -1,14 +1,16 @@
 """The loop: gather the events of one turn, let the brain decide, commit, then carry the effects out in order.
 
 Nothing of a turn leaves the process before its records are committed; an `early` Dispatch may be sent meanwhile, but
-its answer waits at the gate. Outcomes come back as events. When the disk refuses, new jobs are turned away and what
-was accepted goes on; the records that could not be written are owed and written with the next turn that succeeds.
+its answer waits at the gate. Outcomes come back as events.
+
+When the disk refuses, new jobs are turned away and what was accepted goes on. The records that could not be written are
+owed and written with the next turn that succeeds; the end of a job is told only then. What else was done meanwhile (a
+worker is ready, a pool drains, a cancel is under way) holds as long as this process does.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from llorch.base import errors, log
@@ -21,26 +23,22 @@ from llorch.core.effects import (
     Ask,
     CancelAttempt,
     CountTokens,
-    Decision,
     Dispatch,
     DrainWorker,
     Duplicate,
     Effect,
     Finish,
     Persist,
-    PoolDropped,
-    PoolRecord,
-    Record,
     Refuse,
     RefuseWorker,
-    WorkerForgotten,
 )
-from llorch.core.events import CancelRequested, Event, JobSubmitted, TimePassed, WorkerAnnounced
-from llorch.core.job import Ending, JobRecord, JobSpec, JobState, Result
-from llorch.core.worker import WorkerRecord, WorkerSpec
+from llorch.core.events import AttemptFailed, Event, JobNotStored, JobSubmitted, TimePassed, WorkerAnnounced
+from llorch.core.job import Ending, Failure, FailureKind, JobSpec, JobState, Result
+from llorch.core.worker import WorkerSpec
 from llorch.orchestratord.clock import BrainClock
 from llorch.orchestratord.dispatch import Dispatcher
 from llorch.orchestratord.metrics import Metrics
+from llorch.orchestratord.owed import Owed
 from llorch.orchestratord.streams import JobStream, Streams
 from llorch.store.segments import Segments
 from llorch.store.store import Store
@@ -60,10 +58,14 @@ class _Submission:
 
 @dataclass(slots=True)
 class _Turn:
+    """`failure` is why its commit failed; then the jobs `unstored`, which it should have let in, are turned away."""
+
     effects: list[Effect]
     told: list[asyncio.Future[None]]
     gate: asyncio.Future[None]
     started: set[tuple[JobId, int]] = field(default_factory=set)
+    failure: StorageUnavailable | None = None
+    unstored: set[JobId] = field(default_factory=set)
 
 
 class Driver:
@@ -89,8 +91,7 @@ class Driver:
         self._inbox: list[tuple[Event, asyncio.Future[None] | None]] = []
         self._arrived = asyncio.Event()
         self._submissions: dict[JobId, _Submission] = {}
-        self._owed: dict[object, Record] = {}
-        self._turned_away: set[JobId] = set()
+        self._owed = Owed()
         self._refused_workers: dict[tuple[WorkerId, str], LlorchError] = {}
         self._stopped = False
 
@@ -101,7 +102,7 @@ class Driver:
             self._arrived.set()
 
     async def tell(self, event: Event) -> None:
-        """Hand an event in and wait until its turn has been committed and carried out."""
+        """Hand an event in and wait until its turn has been committed (or is owed) and carried out."""
         told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._inbox.append((event, told))
         self._arrived.set()
@@ -120,11 +121,6 @@ class Driver:
         """Wait until a job that is at the door has been let in or turned away."""
         if (submission := self._submissions.get(job_id)) is not None:
             await asyncio.wait([submission.answer])
-
-    def owed_job(self, job_id: JobId) -> JobRecord | None:
-        """What the store should say of a job and could not be told yet."""
-        record = self._owed.get(("job", job_id))
-        return record if isinstance(record, JobRecord) else None
 
     async def announce(self, spec: WorkerSpec) -> None:
         """Put a worker on the list. Raises WorkerAlreadyRegistered."""
@@ -166,54 +162,50 @@ class Driver:
             effects += self.brain.decide(TimePassed(), now)
         gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         turn = _Turn(effects, [told for _, told in inbox if told is not None], gate)
+        # No frame of an attempt that is given up may come between it and the next attempt of its job.
+        for effect in effects:
+            if isinstance(effect, CancelAttempt):
+                self._dispatcher.hush(effect)
         for effect in effects:
             if isinstance(effect, Dispatch) and effect.early:
                 self._dispatch(effect, turn)
-        failure = await self._commit(turn)
+        await self._commit(turn)
         gate.set_result(None)
         for effect in effects:
-            self._carry_out(effect, turn, failure)
+            self._carry_out(effect, turn)
         for told in turn.told:
             if not told.done():
                 told.set_result(None)
 
     # Storing
 
-    async def _commit(self, turn: _Turn) -> StorageUnavailable | None:
-        records = self._records(turn.effects)
+    async def _commit(self, turn: _Turn) -> None:
+        records = self._owed.records(turn.effects)
         if not records:
-            return None
+            return
         try:
             await self.store.commit(records)
         except StorageUnavailable as failure:
             self.metrics.commits_failed.add()
-            accepted = {effect.job_id for effect in turn.effects if isinstance(effect, Accept)}
-            self._turned_away |= accepted
-            self._owed = {_key(record): record for record in records if _job_of(record) not in accepted}
-            return failure
-        self._owed.clear()
-        return None
-
-    def _records(self, effects: Iterable[Effect]) -> list[Record]:
-        """What to write: the newest record of each thing, every decision, and what is owed from before."""
-        newest: dict[object, Record] = dict(self._owed)
-        for effect in effects:
-            if isinstance(effect, Persist) and _job_of(effect.record) not in self._turned_away:
-                newest.pop(_key(effect.record), None)
-                newest[_key(effect.record)] = effect.record
-        return list(newest.values())
+            turn.failure = failure
+            turn.unstored = {effect.job_id for effect in turn.effects if isinstance(effect, Accept)}
+            self._owed.refused(turn.effects, turn.unstored)
+            return
+        for ending in self._owed.settled():
+            self._finish(ending)
 
     # Carrying out
 
-    def _carry_out(self, effect: Effect, turn: _Turn, failure: StorageUnavailable | None) -> None:
+    def _carry_out(self, effect: Effect, turn: _Turn) -> None:
         match effect:
             case Persist():
                 pass
             case Accept():
-                self._accept(effect, failure)
+                self._accept(effect, turn)
             case Duplicate():
                 self.streams.drop(effect.job_id)
-                self._answer(effect.job_id, effect)
+                failure = turn.failure if effect.of in turn.unstored else None
+                self._answer(effect.job_id, failure or effect)
             case Refuse():
                 self._refuse(effect)
             case RefuseWorker():
@@ -227,7 +219,10 @@ class Driver:
             case CancelAttempt():
                 self._dispatcher.cancel(effect)
             case Finish():
-                self._finish(effect)
+                if turn.failure is None:
+                    self._finish(effect)
+                elif (stream := self.streams.get(effect.job_id)) is not None:
+                    stream.hold()
             case Announce():
                 if (stream := self.streams.get(effect.job_id)) is not None:
                     stream.place(effect.queue_position, effect.eta_s)
@@ -246,16 +241,25 @@ class Driver:
         else:
             submission.answer.set_result(answer)
 
-    def _accept(self, effect: Accept, failure: StorageUnavailable | None) -> None:
-        if failure is not None:
-            self._answer(effect.job_id, failure)
-            self.streams.drop(effect.job_id)
-            self.post(CancelRequested(effect.job_id))
+    def _accept(self, effect: Accept, turn: _Turn) -> None:
+        if turn.failure is not None:
+            self._turn_away(effect.job_id, turn.failure)
             return
         self.metrics.jobs.add(value="accepted")
         if (stream := self.streams.get(effect.job_id)) is not None:
             stream.place(effect.queue_position, effect.eta_s)
         self._answer(effect.job_id, effect)
+
+    def _turn_away(self, job_id: JobId, failure: StorageUnavailable) -> None:
+        """The job could not be stored: answer so, and let the brain forget it before it hears anything else."""
+        self.metrics.jobs.add(value="refused")
+        self._inbox.insert(0, (JobNotStored(job_id), None))
+        self._arrived.set()
+        if (stream := self.streams.get(job_id)) is not None:
+            stream.finish(execute.error(failure.code, failure.message, retriable=True))
+        self.streams.drop(job_id)
+        self.segments.remove([job_id])
+        self._answer(job_id, failure)
 
     def _refuse(self, effect: Refuse) -> None:
         self.metrics.jobs.add(value="refused")
@@ -270,14 +274,14 @@ class Driver:
             return
         stream, record = self.streams.get(effect.job_id), self.brain.job(effect.job_id)
         if stream is None or record is None:
+            # It was turned away, or has ended in this very turn: its slot is free.
+            failure = Failure(FailureKind.REFUSED, message="the attempt was not begun")
+            self.post(AttemptFailed(effect.job_id, effect.attempt, failure, 0, 0))
             return
         turn.started.add((effect.job_id, effect.attempt))
         self._dispatcher.start(effect, stream, record, turn.gate)
 
     def _finish(self, effect: Finish) -> None:
-        if effect.job_id in self._turned_away:
-            self._turned_away.discard(effect.job_id)
-            self.segments.remove([effect.job_id])
         stream = self.streams.get(effect.job_id)
         if stream is None:
             return
@@ -314,28 +318,3 @@ def terminal_event(ending: Ending) -> dict[str, object]:
         "ttft_ms": result.ttft_ms,
         "seed": result.seed,
     }
-
-
-def _key(record: Record) -> object:
-    """Records of one key replace each other; decisions never do."""
-    match record:
-        case JobRecord():
-            return "job", record.spec.job_id
-        case WorkerRecord():
-            return "worker", record.spec.worker_id
-        case WorkerForgotten():
-            return "worker", record.worker_id
-        case PoolRecord() | PoolDropped():
-            return "pool", record.pool_id
-        case Decision():
-            return id(record)
-
-
-def _job_of(record: Record) -> JobId | None:
-    match record:
-        case JobRecord():
-            return record.spec.job_id
-        case Decision():
-            return record.job_id
-        case _:
-            return None

@@ -1,7 +1,7 @@
 """One attempt's frames on their way from the worker to the job's stream.
 
-Tokens are not parsed: a frame is cut out, its form and index checked, its derived id put in front. The worker's own terminal
-event stops here; the job's is made by the driver after the commit.
+Tokens are not parsed: a frame is cut out, its form and index checked, its derived id put in front. The worker's own
+terminal event stops here; the job's is made by the driver after the commit.
 """
 
 from __future__ import annotations

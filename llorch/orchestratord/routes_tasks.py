@@ -86,6 +86,7 @@ def job_spec(task: TaskRequest, tenant: TenantId, correlation_id: str) -> JobSpe
         prompt_sha256=_digest(task),
         prompt_bytes=task.prompt_bytes,
         seed=seed,
+        messages=len(task.messages),
         model=None if task.model is None else ModelId(task.model),
         max_tokens=task.max_tokens,
         priority=Priority(task.priority.value),

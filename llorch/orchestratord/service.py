@@ -9,7 +9,7 @@ from enum import Enum
 
 from aiohttp import web
 
-from llorch.base.errors import Draining, JobNotFound
+from llorch.base.errors import Draining, JobNotFound, StorageUnavailable
 from llorch.base.ids import JOB_ID, JobId, TenantId
 from llorch.core.brain import Brain
 from llorch.core.job import JobRecord
@@ -75,14 +75,15 @@ class Service:
         stream = self.streams.get(job_id)
         if record is None and stream is not None:
             # Its end has been decided and is being committed: what we say must still be true after a crash.
-            await stream.finished.wait()
+            await stream.decided.wait()
+            if not stream.finished.is_set():
+                raise StorageUnavailable("the end of the job cannot be stored now", retry_after_s=5)
         output_kept = True
         if record is None:
             stored = await self.store.job(job_id)
             if stored is None:
                 raise JobNotFound()
-            owed = self.driver.owed_job(JobId(job_id))  # it has ended, and the disk refused to hear of it
-            record, output_kept = owed or stored.record, stored.output_kept
+            record, output_kept = stored.record, stored.output_kept
         if self.access.isolated and record.spec.tenant != tenant:
             raise JobNotFound()
         return Found(record, stream, output_kept)

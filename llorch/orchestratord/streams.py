@@ -21,7 +21,10 @@ WRITE_DEADLINE_S = 10.0
 
 
 class JobStream:
-    """One job's stream. `finish` sets the terminal frame; nothing is added after it."""
+    """One job's stream. `finish` sets the terminal frame; nothing is added after it.
+
+    `decided`: the end is known. Usually it is told in the same moment, but see `hold`.
+    """
 
     def __init__(self, job_id: JobId, segment: Segment) -> None:
         self.job_id = job_id
@@ -29,6 +32,7 @@ class JobStream:
         self.readers: set[Reader] = set()
         self.terminal: bytes | None = None
         self.finished = asyncio.Event()
+        self.decided = asyncio.Event()
         self._queue_position = 0
         self._eta_s: float | None = None
 
@@ -62,10 +66,15 @@ class JobStream:
         for reader in self.readers:
             reader.offer(frame)
 
+    def hold(self) -> None:
+        """The job has ended, but its end cannot be stored yet, so nobody may be told."""
+        self.decided.set()
+
     def finish(self, event: dict[str, object]) -> None:
         """Close the stream with its one terminal event."""
         self.terminal = sse.encode(event, self.terminal_id)
         self.finished.set()
+        self.decided.set()
         for reader in self.readers:
             reader.wake()
 

@@ -138,6 +138,11 @@ class Segment:
                 ids += part
         return ids
 
+    def model(self) -> str | None:
+        """The model that `started` named; None before. Raises StorageUnavailable."""
+        named = next((event.get("model") for event in self.events() if event.get("type") == "started"), None)
+        return named if isinstance(named, str) and named else None
+
     def token_count(self) -> int:
         """How many tokens there are; a frame without ids counts as one. Raises StorageUnavailable."""
         ids = self.token_ids() if self.frames else []

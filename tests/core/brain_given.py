@@ -9,7 +9,7 @@ from llorch.base.ids import JobId, ModelId, PoolId, WorkerId
 from llorch.core import events as happened
 from llorch.core.brain import Brain, BrainSettings
 from llorch.core.effects import Accept, Decision, Dispatch, Effect, Finish, Persist, Refuse
-from llorch.core.job import Failure, FailureKind, JobRecord, JobSpec, Result
+from llorch.core.job import Ending, Failure, FailureKind, JobRecord, JobSpec, Result
 from llorch.core.worker import Load, WorkerSpec
 
 DEMO = ModelId("demo")
@@ -52,6 +52,9 @@ class Story:
 
     def fail(self, name: str = "j1", attempt: int = 1, failure: Failure = BROKEN, frames: int = 0) -> list[Effect]:
         return self.tell(happened.AttemptFailed(JobId(name), attempt, failure, frames, frames))
+
+    def stopped(self, name: str = "j1", attempt: int = 1, tokens: int = 0) -> list[Effect]:
+        return self.tell(happened.AttemptStopped(JobId(name), attempt, tokens))
 
     def first(self, name: str = "j1", attempt: int = 1) -> list[Effect]:
         return self.tell(happened.FirstTokenSeen(JobId(name), attempt))
@@ -129,3 +132,9 @@ def accepted(effects: list[Effect]) -> Accept:
 def finished(effects: list[Effect]) -> list[tuple[str, str, str | None]]:
     """Who ended how."""
     return [(e.job_id, e.ending.state.value, e.ending.error_code) for e in effects if isinstance(e, Finish)]
+
+
+def ending_of(effects: list[Effect]) -> Ending:
+    """How the one job that ended did so."""
+    [ending] = [effect.ending for effect in effects if isinstance(effect, Finish)]
+    return ending

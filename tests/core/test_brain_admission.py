@@ -83,7 +83,7 @@ def test_a_model_ever_announced_is_known() -> None:
 def test_bytes_that_prove_nothing_are_counted() -> None:
     """A prompt longer than the context in bytes is counted by a worker before it is accepted or refused."""
     story = with_worker()
-    assert story.submit(prompt_bytes=5000) == [CountTokens(J1, WorkerId("w1"), "http://w1")]
+    assert story.submit(prompt_bytes=5000) == [CountTokens(J1, WorkerId("w1"), "http://w1", 5.0)]
     assert story.brain.job(J1) is None
     assert story.brain.counts().queue_depth == 1
     assert kinds(story.tell(happened.TokensCounted(J1, 1000))) == ["keep dispatched", "Accept", "Dispatch"]
@@ -216,3 +216,38 @@ def test_the_catalog_may_change_while_jobs_come() -> None:
     assert dispatched(story.submit("j3", model=ModelId("nick"))) == [("j3", "w9")]
     story.tell(happened.CatalogRead(frozenset()))
     assert refusal(story.submit("j4", model=ModelId("newer"))).code == "MODEL_NOT_FOUND"
+
+
+def test_a_job_that_was_not_stored_never_was() -> None:
+    """The commit failed: the slot comes free, the key is free, nothing is persisted and nobody is told an end."""
+    story = with_worker()
+    story.submit(idempotency_key="k", timeout_s=9.0)
+    story.submit("j2", idempotency_key="q")
+    effects = story.tell(happened.JobNotStored(JobId("j2")))
+    assert kinds(effects) == [] and story.brain.position(JobId("j2")) is None
+    assert kinds(story.tell(happened.JobNotStored(J1))) == ["CancelAttempt"]
+    assert story.brain.job(J1) is None and story.brain.counts().running == 0
+    assert kinds(story.submit("j3", idempotency_key="k")) == ["keep queued", "Accept"]
+    assert dispatched(story.fail()) == [("j3", "w1")]
+    story.submit("j4", idempotency_key="x")
+    story.cancel("j4")
+    story.tell(happened.JobNotStored(JobId("j4")))
+    assert "Accept" in kinds(story.submit("j5", idempotency_key="x"))
+
+
+def test_bytes_of_a_chat_prove_less() -> None:
+    """A template adds tokens: a chat that would just fit as a plain prompt is counted; one well below is not."""
+    story = Story()
+    story.worker(slots_total=9)
+    assert "Accept" in kinds(story.submit(prompt_bytes=2000))
+    assert kinds(story.submit("j2", prompt_bytes=2028)) == ["CountTokens"]
+    assert kinds(story.submit("j3", prompt_bytes=2000, messages=2)) == ["CountTokens"]
+    assert "Accept" in kinds(story.submit("j4", prompt_bytes=1500, messages=2))
+
+
+def test_a_deadline_may_pass_while_tokens_are_counted() -> None:
+    """Counting took longer than the job may: DEADLINE_UNMET before anything is promised."""
+    story = with_worker()
+    story.submit(prompt_bytes=5000, deadline_s=1.0)
+    story.now += 1.0
+    assert refusal(story.tell(happened.TokensCounted(J1, 5))).code == "DEADLINE_UNMET"

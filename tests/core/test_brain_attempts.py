@@ -9,8 +9,10 @@ from brain_given import (
     SETTINGS,
     Story,
     a_job,
+    a_worker,
     beat,
     dispatched,
+    ending_of,
     finished,
     with_worker,
 )
@@ -21,9 +23,10 @@ from llorch.core.effects import (
     CancelAttempt,
     CancelCause,
     Decision,
+    Effect,
     Persist,
 )
-from llorch.core.job import Failure, FailureKind, JobRecord, OnDisconnect, Result, Wishes
+from llorch.core.job import Failure, FailureKind, JobRecord, JobState, OnDisconnect, Result, Wishes
 from llorch.core.policy import BuiltinPolicy, TaskView, jitter
 
 J1 = JobId("j1")
@@ -172,8 +175,10 @@ def test_the_total_limit_stops_the_attempt_and_ends_the_job() -> None:
     story = with_worker()
     story.submit(timeout_s=9.0, deadline_s=3.0)
     effects = story.wait(3.0)
-    assert finished(effects) == [("j1", "failed", "TIMEOUT")]
-    assert [e.cause for e in effects if isinstance(e, CancelAttempt)] == [CancelCause.TIMEOUT]
+    assert [(e.cause, e.limit_s) for e in effects if isinstance(e, CancelAttempt)] == [(CancelCause.TIMEOUT, 5.0)]
+    assert finished(effects) == []
+    assert story.cancel() == []
+    assert finished(story.stopped(tokens=7)) == [("j1", "failed", "TIMEOUT")]
     story.tell(beat("w1", slots_busy=1))
     assert dispatched(story.submit("j2")) == []
     story.tell(beat("w1", slots_busy=1))
@@ -191,3 +196,95 @@ def test_disconnect_with_grace_waits_for_the_client() -> None:
     story.wait(1.0)
     story.tell(happened.ClientAttached(J1))
     assert finished(story.wait(2.0)) == [("j2", "cancelled", None)]
+
+
+def test_a_lost_attempt_counts_its_tokens() -> None:
+    """A lease ends: what the shell says of the stopped attempt, at once or late, is in the last error."""
+    story = with_worker()
+    story.submit()
+    story.first()
+    effects = story.wait(6.0)
+    assert [e.cause for e in effects if isinstance(e, CancelAttempt)] == [CancelCause.LOST]
+    story.stopped(tokens=6)
+    assert ending_of(story.wait(60.0)).result == Result("ERROR", 6, seed=1)
+
+
+def test_a_cancel_that_nobody_confirms_counts_its_tokens() -> None:
+    """The limit of a cancel passes: the job ends cancelled, with the tokens that its client has."""
+    story = with_worker()
+    story.submit()
+    story.first()
+    story.cancel()
+    story.stopped(tokens=5)
+    assert ending_of(story.wait(5.0)).result == Result("CANCELLED", 5, seed=1)
+
+
+def test_the_total_limit_waits_for_nobody_for_ever() -> None:
+    """Whatever becomes of the stopped attempt, the job ends with TIMEOUT."""
+    for after in ("stopped", "end", "fail", "lost", "silence"):
+        story = with_worker()
+        story.submit(timeout_s=3.0)
+        effects = story.wait(3.0)
+        match after:
+            case "end":
+                effects += story.end()
+            case "fail":
+                effects += story.fail(frames=2)
+            case "lost":
+                effects += story.tell(happened.WorkerForgetRequested(WorkerId("w1")))
+            case "stopped":
+                effects += story.stopped(tokens=1)
+        effects += story.wait(10.0)
+        assert finished(effects) == [("j1", "failed", "TIMEOUT")], after
+
+
+def test_tokens_are_counted_over_a_restart() -> None:
+    """What the journals hold counts, though no attempt follows."""
+    story = Story()
+    record = JobRecord(a_job(), JobState.RUNNING, story.now, 1, attempts=1, model=a_worker().model)
+    story.tell(happened.Restarted((record,), (), (), {J1: happened.Relayed(4, 9)}))
+    assert ending_of(story.wait(100.0)).result == Result("ERROR", 9, seed=1)
+
+
+def test_a_job_that_is_always_sent_away_gives_up() -> None:
+    """503 for ever: the queue timeout counts all the time, rows do not grow without end, the worker is asked rarely."""
+    story = Story(replace(SETTINGS, queue_timeout_interactive_s=60.0))
+    story.worker()
+    effects = story.submit()
+    told: list[Effect] = []
+    rounds = 0
+    while rounds < 1000 and not finished(effects):
+        told += effects
+        if dispatched(effects):
+            rounds += 1
+            effects = story.fail(attempt=rounds, failure=Failure(FailureKind.BUSY, retry_after_s=0.0))
+        else:
+            story.now += 0.1
+            effects = story.tell(beat("w1")) + story.tell(happened.TimePassed())
+    assert finished(effects) == [("j1", "failed", "QUEUE_TIMEOUT")]
+    assert 5 < rounds < 40
+    assert len([e for e in told if isinstance(e, Persist) and isinstance(e.record, Decision)]) <= 6
+
+
+def test_a_bounced_job_says_where_it_went_at_last() -> None:
+    """Rounds that were not explained are summed up when a worker takes the job."""
+    story = with_worker()
+    story.submit()
+    for attempt in range(1, 6):
+        story.fail(attempt=attempt, failure=Failure(FailureKind.BUSY, retry_after_s=0.0))
+        story.wait(2.0)
+        story.tell(beat("w1"))
+    effects = story.tell(happened.AttemptStarted(J1, 6))
+    [line] = [e.record for e in effects if isinstance(e, Persist) and isinstance(e.record, Decision)]
+    assert (line.kind, line.chosen, line.note) == ("placed", "w1", "attempt 6, after 5 busy answers in a row")
+
+
+def test_a_client_that_was_told_its_model_keeps_it() -> None:
+    """`started` names the model: a retry goes to no other, though no token came and the job asked for none."""
+    story = Story()
+    story.worker("w1")
+    story.submit(model=None)
+    story.tell(happened.AttemptStarted(J1, 1))
+    story.worker("w2", model=ModelId("other"))
+    assert dispatched(story.fail()) == []
+    assert dispatched(story.worker("w3")) == [("j1", "w3")]

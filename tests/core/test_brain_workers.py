@@ -136,7 +136,7 @@ def test_nobody_is_given_up_right_after_a_restart() -> None:
     waiting = JobRecord(a_job("j2"), JobState.QUEUED, 5.0, 2, queued_since=5.0)
     story = Story()
     story.now = 5000.0
-    story.tell(happened.Restarted((record, waiting), (), (), {J1: 2}))
+    story.tell(happened.Restarted((record, waiting), (), (), {J1: happened.Relayed(2, 2)}))
     assert finished(story.wait(59.0)) == []
     assert sorted(finished(story.wait(2.0))) == [
         ("j1", "failed", "WORKER_LOST"),

@@ -26,6 +26,7 @@ EVENTS: dict[type[JobEvent], JobEvent] = {
     happened.FirstTokenSeen: happened.FirstTokenSeen(J1, 1),
     happened.AttemptEnded: happened.AttemptEnded(J1, 1, Result("EOS", 3)),
     happened.AttemptFailed: happened.AttemptFailed(J1, 1, Failure(FailureKind.REJECTED, "INVALID_REQUEST"), 0, 0),
+    happened.AttemptStopped: happened.AttemptStopped(J1, 1, 3),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import resource
 from collections.abc import Callable
 
@@ -78,30 +79,51 @@ def test_the_prompt_goes_when_the_job_ends(cluster: Cluster, benches: Callable[[
 
 
 def test_a_full_disk_turns_new_jobs_away(cluster: Cluster, benches: Callable[[Daemon], Bench]) -> None:
-    """No file may grow: 503 for new jobs, running streams end whole; once there is room, everything is as before."""
+    """No file may grow: 503 for new jobs, running streams go on; their ends are told once they can be stored."""
     bench = benches(cluster.orchestratord())
     bench.worker(token_delay_s=0.02)
-    pid = bench.orchestratord.pid
+    daemon = bench.orchestratord
+    key = {"idempotency_key": "asked-again", "max_tokens": 2}
     with bench.stream(max_tokens=30) as events:
         seen = events.take(3)
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
-        refused = bench.orchestratord.post("/v2/tasks", bench.body())
-        assert (refused.status, refused.code) == (503, "STORAGE_UNAVAILABLE")
-        assert "retry-after" in refused.headers
+        first = seen[0].data["job_id"]
+        resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+        for _ in range(2):
+            refused = daemon.post("/v2/tasks", bench.body(**key))
+            assert (refused.status, refused.code) == (503, "STORAGE_UNAVAILABLE")
+            assert "retry-after" in refused.headers
+        seen += events.take(27)
+        until(lambda: daemon.get(f"/v2/tasks/{first}").status == 503, "its end is held back")
+        resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         seen += events.rest()
     assert text_of(seen) == expected_text(PROMPT, 30) and seen[-1].data["type"] == "end"
-    first = seen[0].data["job_id"]
-    assert bench.job(first)["status"] == "completed"  # what the client saw is true, though not yet on disk
-    with bench.events(first) as events:
-        assert text_of(events.rest()) == expected_text(PROMPT, 30)
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    job_id = until(lambda: bench.orchestratord.post("/v2/tasks", bench.body(max_tokens=2)).json.get("job_id"), "room")
-    assert ended(bench.orchestratord, job_id)["status"] == "completed"
+    assert bench.job(first)["status"] == "completed"
+    again = until(lambda: daemon.post("/v2/tasks", bench.body(**key)).json.get("job_id"), "room")
+    assert ended(daemon, again)["status"] == "completed"
     journal = cluster.state / "segments" / f"{first}.frames"
     until(lambda: journal.read_bytes().count(b"\n\n") == 31, "what was refused is written")
-    bench.orchestratord.kill()
-    again = cluster.orchestratord().get(f"/v2/tasks/{first}").json
-    assert (again["status"], again["text"]) == ("completed", expected_text(PROMPT, 30))
+    daemon.kill()
+    shown = cluster.orchestratord().get(f"/v2/tasks/{first}").json
+    assert (shown["status"], shown["text"]) == ("completed", expected_text(PROMPT, 30))
+
+
+def test_an_end_that_was_not_stored_was_not_told(cluster: Cluster, benches: Callable[[Daemon], Bench]) -> None:
+    """The disk refuses the last record, then kill -9: no client saw an end; the job ends after the restart."""
+    bench = benches(cluster.orchestratord())
+    bench.worker(token_delay_s=0.02)
+    daemon = bench.orchestratord
+    with bench.stream(max_tokens=20, detach=True) as events:
+        seen = events.take(3)
+        job_id = seen[0].data["job_id"]
+        resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+        seen += events.take(17)
+        until(lambda: daemon.get(f"/v2/tasks/{job_id}").status == 503, "its end is held back")
+        daemon.kill()
+        with pytest.raises((ConnectionError, http.client.HTTPException)):
+            seen += events.rest()
+    assert not any(event.data["type"] in ("end", "error") for event in seen)
+    bench.orchestratord = cluster.orchestratord(port=port_of(daemon))
+    assert ended(bench.orchestratord, job_id)["text"] == expected_text(PROMPT, 20)
 
 
 def test_a_damaged_journal_costs_only_its_tail(cluster: Cluster, benches: Callable[[Daemon], Bench]) -> None:

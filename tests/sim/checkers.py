@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from llorch.base.ids import JobId, WorkerId
+from llorch.base.ids import JobId, ModelId, WorkerId
 from llorch.core import effects as to_do
 from llorch.core import events as happened
 from llorch.core.brain import BrainSettings
@@ -45,6 +45,7 @@ class Checkers:
         self.answered: Counter[JobId] = Counter()
         self.accepted: set[JobId] = set()
         self.stored: set[JobId] = set()
+        self.away: set[JobId] = set()
         self.ended: dict[JobId, JobRecord] = {}
         self.finished: Counter[JobId] = Counter()
         self.idle_since: dict[JobId, float] = {}
@@ -56,6 +57,7 @@ class Checkers:
         for effect in answer:
             if isinstance(effect, to_do.Persist) and isinstance(effect.record, JobRecord):
                 kept.add(effect.record.spec.job_id)
+                self._check_too_long(effect.record, world)
             elif isinstance(effect, to_do.Accept | to_do.Finish | to_do.Dispatch) and effect.job_id not in kept:
                 raise Violation(f"{type(effect).__name__} of {effect.job_id} without a Persist before it")
             if isinstance(effect, to_do.CancelAttempt):
@@ -66,6 +68,13 @@ class Checkers:
                 self._seat(effect, world)
         if isinstance(event, happened.JobSubmitted) and not answer and event.spec.job_id not in self.specs:
             raise Violation(f"{event.spec.job_id} was not answered")
+
+    def _check_too_long(self, record: JobRecord, world: World) -> None:
+        job_id = record.spec.job_id
+        if record.ending is not None and record.ending.error_code == "CONTEXT_LENGTH_EXCEEDED":
+            holders = [w.spec.worker_id for w in world.workers if self._serves(world, job_id, w)]
+            if holders:
+                raise Violation(f"{job_id} was too long for a worker, but {holders} could hold it")
 
     def _seat(self, effect: to_do.Dispatch, world: World) -> None:
         self.seats[effect.job_id, effect.attempt] = (effect.worker_id, None)
@@ -86,11 +95,13 @@ class Checkers:
         self.seats.clear()
 
     def committed(self, record: Record, world: World) -> None:
-        """States in the store: one ending a job, nothing after it; the waiting line is bounded."""
+        """States in the store: one ending a job, nothing after it."""
         if not isinstance(record, JobRecord):
             return
         job_id = record.spec.job_id
         self.stored.add(job_id)
+        if job_id in self.away:
+            raise Violation(f"{job_id} was turned away and is stored")
         if job_id in self.ended:
             raise Violation(f"{job_id} was stored again after its ending")
         if record.state.terminal:
@@ -98,6 +109,9 @@ class Checkers:
             self._check_ending(record, world)
         elif record.ending is not None or record.state is JobState.ADMITTING:
             raise Violation(f"{job_id} stored as {record.state.value}")
+
+    def written(self, world: World) -> None:
+        """After a whole commit: the waiting line is bounded."""
         waiting = [r for r in world.jobs.values() if r.state is JobState.QUEUED and r.attempts == 0]
         if len(waiting) > self.settings.queue_capacity:
             raise Violation(f"{len(waiting)} jobs wait, {self.settings.queue_capacity} may")
@@ -107,16 +121,15 @@ class Checkers:
         if ending is None or ending.state is not record.state:
             raise Violation(f"{job_id} ended as {record.state.value} with {ending}")
         frames = world.frames.get(job_id, [])
+        counted = 0 if ending.result is None else ending.result.tokens_out
+        if counted != len(frames):
+            raise Violation(f"{job_id} {record.state.value} counts {counted} of {len(frames)} tokens")
         if record.state is JobState.COMPLETED and len(frames) != world.lengths[job_id]:
             raise Violation(f"{job_id} completed with {len(frames)} of {world.lengths[job_id]} frames")
         if record.state is JobState.CANCELLED and job_id not in world.wanted_stop:
             raise Violation(f"{job_id} was cancelled and nobody wanted it")
         if record.state is JobState.FAILED and ending.error_code not in FAILURES:
             raise Violation(f"{job_id} failed with {ending.error_code}")
-        if ending.error_code == "CONTEXT_LENGTH_EXCEEDED":
-            holders = [w.spec.worker_id for w in world.workers if self._serves(world, job_id, w)]
-            if holders:
-                raise Violation(f"{job_id} was too long for a worker, but {holders} could hold it")
 
     def carried_out(self, effect: Effect, world: World) -> None:
         """What left the process: one answer a submission, one Finish a job, never before its commit."""
@@ -139,6 +152,19 @@ class Checkers:
             if effect.job_id not in self.ended:
                 raise Violation(f"{effect.job_id} was finished before its ending was stored")
 
+    def turned_away(self, job_id: JobId) -> None:
+        """The client was told that the job could not be stored."""
+        self.answered[job_id] += 1
+        if self.answered[job_id] > 1:
+            raise Violation(f"{job_id} was answered twice")
+        self.away.add(job_id)
+
+    def named(self, job_id: JobId, model: ModelId, world: World) -> None:
+        """A worker began: the client is told its model once, and no other one goes on."""
+        told = world.model_told.setdefault(job_id, model)
+        if told != model:
+            raise Violation(f"{job_id} began with {told} and goes on with {model}")
+
     def framed(self, key: tuple[JobId, int], index: int, world: World) -> None:
         """Token indexes reach the client as 0..n without gap or repeat, and nothing after the ending."""
         if index != len(world.frames[key[0]]):
@@ -151,17 +177,22 @@ class Checkers:
         left = self.stored - set(self.ended)
         return all(
             self.specs[job_id].priority is Priority.BATCH
-            and self.specs[job_id].wishes.pin_worker is None
+            and not self._pinned_to_a_sound_worker(world, job_id)
             and not any(self._eligible(world, job_id, worker) for worker in world.workers)
             for job_id in left
         )
 
+    def _pinned_to_a_sound_worker(self, world: World, job_id: JobId) -> bool:
+        pin = self.specs[job_id].wishes.pin_worker
+        return pin is not None and not any(w.refuses for w in world.workers if w.spec.worker_id == pin)
+
     def _eligible(self, world: World, job_id: JobId, worker: FakeWorker) -> bool:
         """Written from the requirements, not from placement: could this worker serve that job?"""
         job, spec = self.specs[job_id], worker.spec
-        wishes, model = job.wishes, world.jobs[job_id].model if world.frames.get(job_id) else job.model
+        wishes, model = job.wishes, world.model_told.get(job_id, job.model)
         return (
             worker.alive
+            and not worker.refuses
             and spec.protocol_ok
             and model in (None, spec.model)
             and wishes.pin_worker in (None, spec.worker_id)

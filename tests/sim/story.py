@@ -12,7 +12,22 @@ from llorch.core import events as happened
 from llorch.core.job import JobSpec, OnDisconnect, Priority, Wishes
 from llorch.core.worker import WorkerSpec
 
-FAULTS = ("kill", "kill", "hang", "silent", "again", "twin", "move", "drain", "forget", "pool", "crash", "stop")
+FAULTS = (
+    "kill",
+    "kill",
+    "hang",
+    "silent",
+    "again",
+    "twin",
+    "move",
+    "drain",
+    "forget",
+    "pool",
+    "disk",
+    "disk",
+    "crash",
+    "stop",
+)
 MODELS = (ModelId("red"), ModelId("blue"))
 
 
@@ -22,6 +37,7 @@ def fill(world: World) -> None:
     for number in range(rng.randint(2, 4)):
         worker = FakeWorker(_spec(world, number))
         worker.liar = rng.random() < 0.2
+        worker.refuses = rng.random() < 0.05
         world.workers.append(worker)
         world.later(rng.uniform(0.0, 2.0), partial(world.start, worker))
     rush_at = rng.uniform(0.0, FAULTS_END_S - 1.0)
@@ -99,9 +115,7 @@ def _fault(world: World) -> None:
     """Something goes wrong with one worker, a pool, or orchestratord itself."""
     rng = world.rng
     worker = rng.choice(world.workers)
-    kind = rng.choice(
-        ("kill", "kill", "hang", "silent", "again", "twin", "move", "drain", "forget", "pool", "crash", "stop")
-    )
+    kind = rng.choice(FAULTS)
     world.history.append(f"{world.now - world.began:8.3f} FAULT {kind} {worker.spec.worker_id}")
     if kind == "kill":
         world.kill(worker)
@@ -125,6 +139,8 @@ def _fault(world: World) -> None:
         world.tell(happened.WorkerForgetRequested(worker.spec.worker_id))
     elif kind == "pool":
         world.tell(happened.PoolRegistered(worker.spec.pool, draining=rng.random() < 0.5))
+    elif kind == "disk":
+        world.disk_full_until = world.now + rng.uniform(0.1, 4.0)
     elif kind == "stop":
         world.tell(happened.DrainStarted())
         world.later(rng.uniform(0.1, 1.5), world.crash)

@@ -9,7 +9,7 @@ from sim.world import World
 
 from llorch.core.brain import Brain, BrainSettings
 from llorch.core.effects import Accept, Dispatch, Effect, Finish, Persist
-from llorch.core.events import Event
+from llorch.core.events import Event, JobNotStored
 from llorch.core.job import JobRecord
 
 CHUNKS = 10
@@ -103,7 +103,14 @@ class Sleeper(Brain):
         return None
 
 
-@pytest.mark.parametrize("broken", [Forgetful, Hasty, Stutterer, Doubler, Sleeper])
+class Stubborn(Brain):
+    """Keeps jobs that could not be stored."""
+
+    def decide(self, event: Event, now: float) -> list[Effect]:
+        return [] if isinstance(event, JobNotStored) else super().decide(event, now)
+
+
+@pytest.mark.parametrize("broken", [Forgetful, Hasty, Stutterer, Doubler, Sleeper, Stubborn])
 def test_a_broken_brain_is_found_and_the_line_that_replays_it_is_printed(broken: type[Brain]) -> None:
     """The judges are not asleep: each broken promise is found within a few histories, with its replay line."""
     with pytest.raises(Violation) as found:

@@ -1,7 +1,8 @@
 """A small world around the production brain: shell, store, workers and clients, all moved by one seed and one clock.
 
-The shell here obeys the driver's rules (commit a turn's Persist effects at once and before the rest; one relay a job)
-and nothing more; whether the brain keeps its promises is judged by `checkers.Checkers`, which sees every step.
+The shell here obeys the driver's rules (commit a turn's Persist effects at once and before the rest; what the disk
+refuses is owed, with the endings that depend on it; one relay a job) and nothing more; whether the brain keeps its
+promises is judged by `checkers.Checkers`, which sees every step.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from llorch.core.effects import Effect
 from llorch.core.events import Event
 from llorch.core.job import Failure, FailureKind, JobRecord, JobSpec, Result
 from llorch.core.worker import Load, WorkerRecord, WorkerSpec
+from llorch.orchestratord.owed import Owed
 
 CATALOG = happened.CatalogRead(frozenset({ModelId("red"), ModelId("blue")}))
 SETTINGS = BrainSettings(
@@ -61,6 +63,7 @@ class FakeWorker:
     silent_until: float = 0.0
     draining: bool = False
     liar: bool = False
+    refuses: bool = False
     running: dict[tuple[JobId, int], int] = field(default_factory=dict)
     incarnation: int = 0
 
@@ -96,6 +99,9 @@ class World:
         self.relays: dict[tuple[JobId, int], Relay] = {}
         self.workers: list[FakeWorker] = []
         self.wanted_stop: set[JobId] = set()
+        self.model_told: dict[JobId, ModelId] = {}
+        self.disk_full_until = 0.0
+        self.owed = Owed()
         self.checkers = Checkers(SETTINGS)
         self.history: list[str] = []
 
@@ -137,6 +143,8 @@ class World:
         if self.brain is None:
             return
         events, self.inbox = self.inbox, []
+        if not events and not self.owed:
+            return
         effects: list[Effect] = []
         for event in events:
             self.history.append(f"{self.now - self.began:8.3f} {event}")
@@ -150,15 +158,18 @@ class World:
                     self._dispatch(effect)
             self.crash()
             return
-        for effect in effects:
-            if isinstance(effect, to_do.Persist):
-                self._commit(effect)
+        unstored = self._commit(effects)
         if fate < 0.008:
             self.crash()
             return
+        if unstored is None:
+            effects = [*self.owed.settled(), *effects]
         for effect in effects:
             self.history.append(f"             {type(effect).__name__} {effect}")
-            self._carry_out(effect)
+            if unstored is None:
+                self._carry_out(effect)
+            else:
+                self._carry_out_unstored(effect, unstored)
         self.checkers.turned(self)
         self._wake()
 
@@ -178,8 +189,35 @@ class World:
 
         self.later(max(0.0, at - self.now), ring)
 
-    def _commit(self, effect: to_do.Persist) -> None:
-        record = effect.record
+    def _commit(self, effects: list[Effect]) -> set[JobId] | None:
+        """Write what is owed and what is new; when the disk refuses, the jobs that should have been let in."""
+        records = self.owed.records(effects)
+        if records and self.disk_full_until > self.now:
+            unstored = {effect.job_id for effect in effects if isinstance(effect, to_do.Accept)}
+            self.history.append(f"{self.now - self.began:8.3f} COMMIT REFUSED, not let in: {sorted(unstored)}")
+            self.owed.refused(effects, unstored)
+            self.later(1.0, self._turn)
+            return unstored
+        for record in records:
+            self._write(record)
+        self.checkers.written(self)
+        return None
+
+    def _carry_out_unstored(self, effect: Effect, unstored: set[JobId]) -> None:
+        """After a refused commit: nobody hears of an end, and who should have been let in is turned away."""
+        if isinstance(effect, to_do.Accept) or (isinstance(effect, to_do.Duplicate) and effect.of in unstored):
+            self.checkers.turned_away(effect.job_id)
+            if isinstance(effect, to_do.Accept):
+                if not self.inbox:
+                    self.later(0.0, self._turn)
+                self.inbox.insert(0, happened.JobNotStored(effect.job_id))
+        elif isinstance(effect, to_do.Dispatch) and effect.job_id in unstored and not effect.early:
+            key = (effect.job_id, effect.attempt)
+            self.later(self.soon(), lambda: self._over(key, Failure(FailureKind.REFUSED)))
+        elif not isinstance(effect, to_do.Finish):
+            self._carry_out(effect)
+
+    def _write(self, record: to_do.Record) -> None:
         self.checkers.committed(record, self)
         if isinstance(record, JobRecord):
             self.jobs[record.spec.job_id] = record
@@ -215,6 +253,7 @@ class World:
         self.brain = None
         self.wake_at = None
         self.inbox = []
+        self.owed = Owed()
         self.checkers.crashed()
         for key, relay in self.relays.items():
             self.later(self.soon(), partial(relay.worker.running.pop, key, None))
@@ -234,7 +273,10 @@ class World:
                 tuple(live),
                 tuple(self.worker_records.values()),
                 tuple(happened.PoolRegistered(pool, draining) for pool, draining in self.pools.items()),
-                {record.spec.job_id: len(self.frames.get(record.spec.job_id, ())) for record in live},
+                {
+                    job_id: happened.Relayed(len(self.frames[job_id]), len(self.frames[job_id]), model)
+                    for job_id, model in self.model_told.items()
+                },
             )
         )
 
@@ -269,6 +311,8 @@ class World:
             self._broken(key, relay)
         elif worker.hung_until > self.now:
             self.later(worker.hung_until - self.now, lambda: self._arrive(key, relay))
+        elif worker.refuses:
+            self._over(key, Failure(FailureKind.BUSY, "WORKER_UNAVAILABLE", "no", self.rng.choice((None, 0.0, 0.5))))
         elif worker.draining or len(worker.running) >= worker.spec.slots_total or (worker.liar and self._chance(0.3)):
             self._over(key, Failure(FailureKind.BUSY, "WORKER_UNAVAILABLE", "no slot", self.rng.choice((None, 0.5))))
         elif any(job_id == key[0] for job_id, _ in worker.running):
@@ -277,6 +321,8 @@ class World:
             self._over(key, Failure(FailureKind.REJECTED, "CONTEXT_LENGTH_EXCEEDED", "too long"))
         else:
             worker.running[key] = len(self.frames.setdefault(key[0], []))
+            if relay.open:
+                self.checkers.named(key[0], worker.spec.model, self)
             self.tell(happened.AttemptStarted(*key))
             self.later(self.soon(), lambda: self._step(key, relay))
 
@@ -345,6 +391,7 @@ class World:
         if relay is None:
             return
         relay.open = False
+        self.tell(happened.AttemptStopped(*key, len(self.frames.get(key[0], ()))))
 
         def arrive() -> None:
             if self.relays.get(key) is not relay:

@@ -104,7 +104,8 @@ class Player:
 
     def _restarted(self) -> happened.Restarted:
         live = sorted((r for r in self.jobs.values() if not r.state.terminal), key=lambda record: record.sequence)
-        return happened.Restarted(tuple(live), tuple(self.workers.values()), (), dict(self.frames))
+        relayed = {job_id: happened.Relayed(frames, frames) for job_id, frames in self.frames.items()}
+        return happened.Restarted(tuple(live), tuple(self.workers.values()), (), relayed)
 
 
 def _submit(player: Player, words: Words, options: Options) -> Event:
@@ -174,6 +175,11 @@ def _fail(player: Player, words: Words, options: Options) -> Event:
     return happened.AttemptFailed(job_id, attempt, failure, frames, frames)
 
 
+def _stopped(player: Player, words: Words, options: Options) -> Event:
+    job_id, attempt = _attempt(player, words[0])
+    return happened.AttemptStopped(job_id, attempt, player.frames.get(job_id, 0))
+
+
 COMMANDS: dict[str, Callable[[Player, Words, Options], Event]] = {
     "submit": _submit,
     "worker": _worker,
@@ -181,6 +187,7 @@ COMMANDS: dict[str, Callable[[Player, Words, Options], Event]] = {
     "end": _end,
     "first": _first,
     "fail": _fail,
+    "stopped": _stopped,
     "started": lambda player, words, options: happened.AttemptStarted(*_attempt(player, words[0])),
     "counted": lambda player, words, options: happened.TokensCounted(JobId(words[0]), int(options["tokens"])),
     "cancel": lambda player, words, options: happened.CancelRequested(JobId(words[0])),
