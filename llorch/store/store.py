@@ -277,7 +277,7 @@ class Store:
 
     # Client keys
 
-    def keys(self) -> list[ClientKey]:
+    def stored_keys(self) -> list[ClientKey]:
         """Every key, revoked ones too; blocking, for start."""
         return [ClientKey(*row) for row in self._fetch("keys", {})]
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import Bench
 from daemons import Cluster, Daemon, call, environment, program, until
 from fakes import FakeWorker
+from job_bench import Bench
 
 from llorch.orchestratord import statedir
 from llorch.store.store import FILE_NAME

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from conftest import PROMPT, Bench
 from daemons import Cluster, Daemon, call, ended, text_of, until
 from fakes import Fault, Trouble, expected_text
+from job_bench import PROMPT, Bench
 
 
 def cancel(bench: Bench, job_id: str, method: str = "POST") -> tuple[int, str]:
@@ -130,9 +130,7 @@ def test_a_job_that_was_asked_for_again_outlives_the_first_connection(bench: Ben
     assert ended(bench.orchestratord, job_id)["status"] == "cancelled"
 
 
-def test_asking_again_within_the_grace_time_keeps_the_job(
-    cluster: Cluster, benches: Callable[[Daemon], Bench]
-) -> None:
+def test_asking_again_within_the_grace_time_keeps_the_job(cluster: Cluster, benches: Callable[[Daemon], Bench]) -> None:
     """A POST that comes back with the same key stops the grace bell: the job is streamed to its end."""
     bench = benches(cluster.orchestratord("--disconnect-grace-s", "1"))
     worker = bench.worker(token_delay_s=0.05)

@@ -7,9 +7,9 @@ import resource
 from collections.abc import Callable
 
 import pytest
-from conftest import PROMPT, Bench
 from daemons import Cluster, Daemon, ended, environment, program, start, stream, text_of, until
 from fakes import expected_text
+from job_bench import PROMPT, Bench
 
 
 def port_of(daemon: Daemon) -> int:

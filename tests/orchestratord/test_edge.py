@@ -9,8 +9,8 @@ import time
 from urllib.parse import urlsplit
 
 import pytest
-from conftest import Bench
 from daemons import Daemon, call, until
+from job_bench import Bench
 
 BAD_BODIES = {
     "empty": b"",

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 
 import pytest
-from conftest import PROMPT, Bench
 from daemons import Cluster, Daemon, ended, text_of, until
 from fakes import Fault, Trouble, expected_text
+from job_bench import PROMPT, Bench
 
 COUNT = 12
 

@@ -7,9 +7,9 @@ import socket
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from conftest import PROMPT, Bench
 from daemons import Cluster, Daemon, ended, text_of, until
 from fakes import expected_text
+from job_bench import PROMPT, Bench
 
 COUNT = 8
 LAST = COUNT + 2

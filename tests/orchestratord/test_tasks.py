@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import subprocess
 
-from conftest import PROMPT, Bench
 from daemons import Cluster, call, ended, environment, program, stream, text_of
 from fakes import expected_text
+from job_bench import PROMPT, Bench
 
 
 def test_stream_comes_in_order(bench: Bench) -> None:

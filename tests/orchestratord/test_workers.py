@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from conftest import Bench
 from daemons import Cluster, Daemon, call, ended, until
 from fakes import FakeWorker, Fault, Trouble
+from job_bench import Bench
 
 
 def test_announcing_twice_is_one_worker(bench: Bench) -> None:

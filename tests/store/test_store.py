@@ -212,11 +212,11 @@ def test_keys_are_unique_and_revocable(store: Store, path: Path) -> None:
     keys = ClientKeys(path)
     assert keys.add("a", "11", 1.0)
     assert not keys.add("a", "22", 2.0)
-    assert [key.revoked_at for key in store.keys()] == [None]
+    assert [key.revoked_at for key in store.stored_keys()] == [None]
     assert keys.revoke("a", 3.0)
     assert not keys.revoke("a", 4.0)
     assert not keys.add("a", "33", 5.0)
-    assert keys.all() == store.keys() == asyncio.run(store.current_keys()) == [ClientKey("a", "11", 1.0, 3.0)]
+    assert keys.all() == store.stored_keys() == asyncio.run(store.current_keys()) == [ClientKey("a", "11", 1.0, 3.0)]
     keys.close()
 
 
@@ -321,9 +321,7 @@ def test_a_checkpoint_that_fails_fails_alone(store: Store) -> None:
     """A commit that shares its group with a checkpoint is answered by its own outcome."""
     store._writer.set_authorizer(
         lambda action, first, *_: (
-            sqlite3.SQLITE_DENY
-            if action == sqlite3.SQLITE_PRAGMA and first == "wal_checkpoint"
-            else sqlite3.SQLITE_OK
+            sqlite3.SQLITE_DENY if action == sqlite3.SQLITE_PRAGMA and first == "wal_checkpoint" else sqlite3.SQLITE_OK
         )
     )
 

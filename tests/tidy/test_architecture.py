@@ -128,6 +128,9 @@ def modules() -> Iterator[Path]:
     yield from sorted(p for p in PACKAGE.rglob("*.py") if "assets" not in p.parts)
 
 
+MODULES = list(modules())
+
+
 def ident(path: Path) -> str:
     return str(path.relative_to(PACKAGE))
 
@@ -149,7 +152,7 @@ def imports(path: Path) -> Iterator[tuple[str, int]]:
                 yield f"{node.module}.{alias.name}", node.lineno
 
 
-@pytest.mark.parametrize("path", modules(), ids=ident)
+@pytest.mark.parametrize("path", MODULES, ids=ident)
 def test_imports_go_down_along_allowed_edges(path: Path) -> None:
     """A package imports only along the edges of spec/architecture.md, always from a lower floor."""
     here = package_of(path)
@@ -170,7 +173,7 @@ def test_imports_go_down_along_allowed_edges(path: Path) -> None:
         assert there in allowed or module in allowed, f"{ident(path)}:{line}: edge {here} -> {module} is not allowed"
 
 
-@pytest.mark.parametrize("path", modules(), ids=ident)
+@pytest.mark.parametrize("path", MODULES, ids=ident)
 def test_dangerous_libraries_have_one_importer(path: Path) -> None:
     """Each heavy or dangerous library is imported in one package (or file) only."""
     for name, line in imports(path):
@@ -182,7 +185,7 @@ def test_dangerous_libraries_have_one_importer(path: Path) -> None:
             assert ident(path) in SINGLE_FILES[top], f"{ident(path)}:{line}: {top} belongs to {SINGLE_FILES[top]}"
 
 
-@pytest.mark.parametrize("path", [p for p in modules() if package_of(p) in PURE], ids=ident)
+@pytest.mark.parametrize("path", [p for p in MODULES if package_of(p) in PURE], ids=ident)
 def test_pure_packages_have_no_io_clock_or_chance(path: Path) -> None:
     """core, batching and wire import nothing that touches the world, time or chance."""
     for name, line in imports(path):
@@ -190,7 +193,7 @@ def test_pure_packages_have_no_io_clock_or_chance(path: Path) -> None:
         assert not hit, f"{ident(path)}:{line}: {name} in a pure package; pass the value in as an argument"
 
 
-@pytest.mark.parametrize("path", modules(), ids=ident)
+@pytest.mark.parametrize("path", MODULES, ids=ident)
 def test_sizes(path: Path) -> None:
     """A file stops at 400 lines, a function at 60: past that it has two jobs."""
     text = path.read_text()
@@ -201,7 +204,7 @@ def test_sizes(path: Path) -> None:
             assert length <= FUNCTION_LINES_MAX, f"{ident(path)}:{node.lineno}: {node.name} has {length} lines"
 
 
-@pytest.mark.parametrize("path", modules(), ids=ident)
+@pytest.mark.parametrize("path", MODULES, ids=ident)
 def test_bans(path: Path) -> None:
     """Patterns that cost somebody a night are banned; each names what to write instead."""
     text = path.read_text()
@@ -213,7 +216,7 @@ def test_bans(path: Path) -> None:
     assert path.stem not in BANNED_NAMES, f"{ident(path)}: name the file by the noun it defines"
 
 
-@pytest.mark.parametrize("path", modules(), ids=ident)
+@pytest.mark.parametrize("path", MODULES, ids=ident)
 def test_every_module_says_what_it_is(path: Path) -> None:
     """Every module opens with one sentence that says what it decides or does."""
     assert ast.get_docstring(ast.parse(path.read_text())), f"{ident(path)} has no docstring"

@@ -61,14 +61,17 @@ def test_endless_frame_is_refused() -> None:
             splitter.feed(b"x" * 65536)
 
 
-@pytest.mark.parametrize("frame", [
+@pytest.mark.parametrize(
+    "frame",
+    [
         b"data: {\n\n",
         b"data: 3\n\n",
         b"data: \xff\n\n",
         b'data: {"message":"\\ud800"}\n\n',
         b'data: {"a":1,"a":2}\n\n',
         b'data: {"a":NaN}\n\n',
-    ])
+    ],
+)
 def test_bad_payload_is_bad_frame(frame: bytes) -> None:
     """A frame that is not a sound JSON object is BadFrame, never another error."""
     with pytest.raises(sse.BadFrame):

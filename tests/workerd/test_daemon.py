@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import CONTEXT, Starter, eventually
+from worker_rig import CONTEXT, Starter, eventually
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 LONG = {"prompt": "once", "max_tokens": CONTEXT - 100, "temperature": 0}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Worker, ids_of, starting, text_of
+from worker_rig import Worker, ids_of, starting, text_of
 
 STORY = {"prompt": "Once upon a time", "max_tokens": 200, "temperature": 0}
 CHAT = {"messages": [{"role": "user", "content": "Tell me a story about a fox."}], "max_tokens": 200}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CONTEXT, Worker, ids_of, text_of
+from worker_rig import CONTEXT, Worker, ids_of, text_of
 
 PROMPT = "once upon a time"
 LONG = {"prompt": PROMPT, "max_tokens": CONTEXT - 100, "temperature": 0}
