@@ -1,15 +1,17 @@
 """THE applet table: which name or first word starts which role; dispatch, help, links and frozen imports read it.
 
 A role's entry point has the signature `main(argv, *, prog) -> int` (argv without the program name) and is imported
-only when it is called, so that no applet pays for another's imports. This module imports `os` and `sys` only.
+only when it is called, so that no applet pays for another's imports. This module imports `errno`, `os` and `sys` only.
 """
 
+import errno
 import os
 import sys
 
 UNKNOWN_APPLET = 127
 INTERRUPTED = 130
 USAGE = 2
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 _REMOTE = "llorch.remote.main:main"
 _POOL = "llorch.pool.main:main"
@@ -114,7 +116,18 @@ def find(name: str) -> Applet | None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the applet that argv[0], else the first word, names; the exit code."""
-    words = list(sys.argv if argv is None else argv)
+    if sys.stdout is None:  # closed by the caller (`>&-`)
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (it lives as long as the process)
+    try:
+        return _dispatch(list(sys.argv if argv is None else argv))
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        _silence_stdout()
+        return _complain(f"cannot write the output: {error.strerror}", 1)
+
+
+def _dispatch(words: list[str]) -> int:
     name, args = words[0].rpartition("/")[2] if words else "llorch", words[1:]
     if "--debug" in args[: args.index("--") if "--" in args else None]:
         args.remove("--debug")

@@ -260,9 +260,21 @@ def ended(state: State, job: LiveJob, result: Result) -> None:
         job.relayed(result.tokens_out)
         give_up(state, job, *job.doom)
     elif job.record.state is JobState.CANCELLING or result.stop_reason == "CANCELLED":
-        cancelled(state, job, result)
+        cancelled(state, job, _over_all_attempts(state, job, result))
     else:
-        finish(state, job, Happening.ENDED, Ending(JobState.COMPLETED, result))
+        finish(state, job, Happening.ENDED, Ending(JobState.COMPLETED, _over_all_attempts(state, job, result)))
+
+
+def _over_all_attempts(state: State, job: LiveJob, result: Result) -> Result:
+    """A continued job's last worker timed its own part only: times as the client saw them."""
+    record = job.record
+    if record.attempts == 1 or record.first_token_at is None or record.dispatched_at is None:
+        return result
+    return replace(
+        result,
+        ttft_ms=round((record.first_token_at - record.dispatched_at) * 1000),
+        decode_time_ms=round((state.now - record.first_token_at) * 1000),
+    )
 
 
 def cancel(state: State, job: LiveJob) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import types
 
 import pytest
@@ -161,11 +163,22 @@ def test_other_ends_have_their_codes(roles: Recorder, error: BaseException, code
     assert applets.main(["llorch-pool", "status"]) == code
 
 
+@pytest.mark.parametrize("command", ["--help", "self version", "pool worker list"])
+@pytest.mark.parametrize("redirection", ["> /dev/full", ">&-"])
+def test_output_that_cannot_be_written_is_one_line(command: str, redirection: str) -> None:
+    """A full disk behind stdout ends with one line and 1; a closed stdout is nobody's error. Never a traceback."""
+    line = f"{sys.executable} -m llorch {command} {redirection}"
+    done = subprocess.run(["/bin/sh", "-c", line], capture_output=True, text=True, timeout=60)
+    full = "full" in redirection
+    assert done.returncode == (1 if full else 0)
+    assert done.stderr == ("llorch: cannot write the output: No space left on device\n" if full else "")
+
+
 def test_the_table_imports_nothing_of_its_own() -> None:
-    """Dispatch must cost nothing: applets imports os and sys only."""
+    """Dispatch must cost nothing: applets imports what the interpreter has loaded already, and errno."""
     import ast
     import inspect
 
     tree = ast.parse(inspect.getsource(applets))
     imported = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-    assert [alias.name for node in imported for alias in node.names] == ["os", "sys"]
+    assert [alias.name for node in imported for alias in node.names] == ["errno", "os", "sys"]

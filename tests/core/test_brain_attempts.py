@@ -151,6 +151,24 @@ def test_a_continued_job_goes_first_and_stays_with_its_model() -> None:
     assert dispatched(story.worker("w2")) == [("j1", "w2")]
 
 
+def test_the_times_of_a_continued_job_cover_all_attempts() -> None:
+    """The last worker timed its own part only; the ending says what the client saw."""
+    story = Story()
+    story.worker("w1")
+    story.worker("w2")
+    story.submit()
+    story.now += 0.5
+    story.first()
+    story.now += 1.0
+    story.fail(frames=3)
+    story.now += 1.0
+    story.tell(happened.TimePassed())
+    story.now += 2.0
+    result = ending_of(story.end(attempt=2)).result
+    assert result is not None
+    assert (result.ttft_ms, result.decode_time_ms) == (500, 4000)
+
+
 def test_the_last_error_carries_the_partial_count() -> None:
     """No worker can go on: WORKER_LOST, with the tokens that were sent."""
     story = with_worker()

@@ -11,13 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from worker_rig import write_model
 
 from llorch.base.home import find_home
 from llorch.host import process, strays
 from llorch.pool import records
 from tests.daemons import call, until
 from tests.pool.pools import Pool
-from tests.workerd.conftest import write_model
 
 
 @pytest.fixture(scope="module")
