@@ -124,7 +124,17 @@ def cancel(arguments: argparse.Namespace) -> int:
 
 def explain(arguments: argparse.Namespace) -> int:
     """Candidates, refusals and their reasons."""
-    _print_object(orchestrator.connect(arguments).explain(arguments.job), arguments)
+    found = orchestrator.connect(arguments).explain(arguments.job)
+    if arguments.json:
+        terminal.write_json(found)
+        return 0
+    facts = {name: found[name] for name in ("job_id", "status", "model", "worker_id", "attempts") if name in found}
+    _print_object(facts, arguments)
+    rows: list[tuple[object, ...]] = []
+    for decision in found.get("decisions", ()):
+        rows.append((decision["at"], decision["kind"], terminal.shown(decision["chosen"]), decision["note"]))
+        rows += [("", "", f"not {name}", reason) for name, reason in decision["refused"].items()]
+    terminal.write_table(("AT", "DECISION", "WORKER", "WHY"), rows)
     return 0
 
 

@@ -138,7 +138,8 @@ def _jobs(env: dict[str, str]) -> None:
     assert shown["status"] == "completed"
     assert llorch("jobs", "show", job_id, env=env).code == 0
     assert llorch("jobs", "cancel", job_id, env=env).code == 0
-    assert llorch("jobs", "explain", job_id, env=env).code == 0
+    explained = llorch("jobs", "explain", job_id, env=env)
+    assert explained.code == 0 and re.search(r"placed +worker-\S+ +attempt 1", explained.out), explained.out
     missing = llorch("jobs", "show", "job-none", env=env)
     assert missing.code == 4 and missing.out == ""
     refused = llorch("jobs", "submit", "--model", "no-such-model", "--prompt", "x", env=env)
