@@ -128,7 +128,9 @@ def explain(arguments: argparse.Namespace) -> int:
     if arguments.json:
         terminal.write_json(found)
         return 0
-    facts = {name: found[name] for name in ("job_id", "status", "model", "worker_id", "attempts") if name in found}
+    facts: dict[str, Any] = {
+        name: found[name] for name in ("job_id", "status", "model", "worker_id", "attempts") if name in found
+    }
     _print_object(facts, arguments)
     rows: list[tuple[object, ...]] = []
     for decision in found.get("decisions", ()):
