@@ -16,7 +16,7 @@ from llorch.base.ids import ModelId
 from llorch.pool import catalog_file, listing
 from llorch.pool.output import host_name, print_json
 from llorch.pool.terminal import Terminal
-from llorch.wire.catalog import ARCHITECTURE, REPO, Catalog, ModelEntry, built_in
+from llorch.wire.catalog import ARCHITECTURE, REPO, Catalog, ModelEntry, built_in, gigabytes
 
 
 def model_body(home: Home, entry: ModelEntry) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def model_body(home: Home, entry: ModelEntry) -> dict[str, Any]:
     body = entry.to_body()
     if not entry.embedded:
         body["path"] = str(catalog_file.directory(home, entry)) if entry.downloaded else ""
-    body["size_bytes"], body["size_gb"] = size_bytes, round(size_bytes / 1e9, 1)
+    body["size_bytes"], body["size_gb"] = size_bytes, gigabytes(size_bytes)
     return body
 
 

@@ -30,6 +30,11 @@ _SIZE_BYTES_MAX = 1 << 50
 _TEXT_BYTES_MAX = 256
 
 
+def gigabytes(size_bytes: int) -> float:
+    """GB of 10^9 bytes; four decimals, so that the smallest model is not nothing."""
+    return round(size_bytes / 1e9, 4)
+
+
 @dataclass(frozen=True, slots=True)
 class ModelFile:
     """One file of a model: path relative to the model's directory, size in bytes, lower-case hex SHA-256."""
@@ -63,8 +68,8 @@ class ModelEntry:
 
     @property
     def size_gb(self) -> float:
-        """Size in GB (10^9 bytes), one decimal, as the listing shows it."""
-        return round(self.size_bytes / 1e9, 1)
+        """Size in GB (10^9 bytes)."""
+        return gigabytes(self.size_bytes)
 
     @property
     def embedded(self) -> bool:

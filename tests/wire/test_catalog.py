@@ -150,7 +150,9 @@ def test_a_repository_names_its_model() -> None:
 
 
 def test_a_downloaded_entry_knows_its_size() -> None:
-    """The size is the sum of the verified files, in GB with one decimal."""
+    """The size is the sum of the verified files, in GB; even the smallest model has one."""
     files = (ModelFile("a.safetensors", 900_000_000, "a" * 64), ModelFile("b.json", 40_000_000, "b" * 64))
     entry = downloaded_as(BUILT_IN[1], path="models/qwen-0.5b", revision="c" * 40, files=files)
-    assert (entry.downloaded, entry.size_gb, entry.to_body()["size_gb"]) == (True, 0.9, 0.9)
+    assert (entry.downloaded, entry.size_gb, entry.to_body()["size_gb"]) == (True, 0.94, 0.94)
+    tiny = downloaded_as(BUILT_IN[1], path="p", revision="c" * 40, files=(ModelFile("a.json", 4_700_000, "a" * 64),))
+    assert tiny.size_gb == 0.0047
