@@ -14,7 +14,13 @@ from enum import Enum
 from functools import cache
 from typing import Any, TypeVar
 
+from llorch.base.errors import HostError
+
 T = TypeVar("T")
+
+
+class DamagedRecord(HostError):
+    """A stored record cannot be read."""
 
 
 def encode(value: object, *, leave_out: tuple[str, ...] = ()) -> str:
@@ -39,9 +45,16 @@ def _plain(value: object, leave_out: tuple[str, ...]) -> object:
 
 
 def decode(cls: type[T], text: str, **given: Any) -> T:
-    """The `cls` that `encode` wrote; `given` fills fields that were left out, at the depth where they are missing."""
+    """The `cls` that `encode` wrote; `given` fills fields that were left out, at the depth where they are missing.
+
+    Raises DamagedRecord.
+    """
     hint: Any = cls
-    value: T = _builder(hint)(json.loads(text), given)
+    try:
+        value: T = _builder(hint)(json.loads(text), given)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        way_out = "restore the database of the state directory from a copy, or move it away to start anew"
+        raise DamagedRecord(f"a stored {cls.__name__} cannot be read: {way_out}") from error
     return value
 
 

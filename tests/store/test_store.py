@@ -21,7 +21,7 @@ from llorch.core.job import Ending, JobRecord, JobSpec, JobState, Priority, Resu
 from llorch.core.worker import Load, WorkerRecord, WorkerSpec, WorkerState
 from llorch.store import database
 from llorch.store.client_keys import ClientKey, ClientKeys
-from llorch.store.codec import decode, encode
+from llorch.store.codec import DamagedRecord, decode, encode
 from llorch.store.statements import statements
 from llorch.store.store import FILE_NAME, Store, StoreBroken
 
@@ -80,6 +80,13 @@ def test_records_survive_the_codec(record: Any) -> None:
     assert "secret" not in text
     assert decode(type(record), text, **given) == record
     assert decode(type(record), '{"added_later":1,' + text[1:], **given) == record
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "null", "{}", '{"spec":7}', '{"spec":{"seed":1},"state":"queued"}'])
+def test_a_record_that_cannot_be_read_says_so(text: str) -> None:
+    """One error with the way out, never a KeyError from inside; nothing of the record is in it."""
+    with pytest.raises(DamagedRecord, match=r"a stored JobRecord cannot be read: restore the database"):
+        decode(JobRecord, text, payload=b"secret")
 
 
 def test_statements_have_names() -> None:
