@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from llorch.base.clock import Clock
+from llorch.base.clock import SystemClock
 
 
 class BrainClock:
     """`now` never runs backwards, in this process or over restarts, and is close to Unix seconds."""
 
-    def __init__(self, clock: Clock, newest_stored: float = 0.0) -> None:
+    def __init__(self, clock: SystemClock, newest_stored: float = 0.0) -> None:
         self._clock = clock
         self._offset = max(clock.wall(), newest_stored) - clock.now()
 

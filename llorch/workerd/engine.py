@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from llorch.base import log
-from llorch.base.clock import Clock
+from llorch.base.clock import SystemClock
 from llorch.base.errors import InferenceFailed, LlorchError
 from llorch.batching.detokenize import Piece, TextStream
 from llorch.batching.planner import Outcome, Planner, StepPlan
@@ -87,7 +87,7 @@ class Engine:
         self,
         planner: Planner,
         runner: StepRunner,
-        clock: Clock,
+        clock: SystemClock,
         *,
         publish: Callable[[list[Update]], None],
         died: Callable[[], None],

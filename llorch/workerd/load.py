@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import llorch
-from llorch.base.clock import Clock
+from llorch.base.clock import SystemClock
 from llorch.batching.planner import Planner
 from llorch.model import Dtype, LoadedModel, SegmentKind, SpecialTokens, load_model
 from llorch.wire.messages import Message
@@ -81,7 +81,7 @@ def facts_of(loaded: LoadedModel, launch: Launch, model: Model) -> Facts:
 
 
 def engine_of(
-    loaded: LoadedModel, clock: Clock, *, publish: Callable[[list[Update]], None], died: Callable[[], None]
+    loaded: LoadedModel, clock: SystemClock, *, publish: Callable[[list[Update]], None], died: Callable[[], None]
 ) -> Engine:
     """The step thread of a loaded model, not started yet."""
     planner = Planner(slots=loaded.slots, context=loaded.context_length, step_tokens=loaded.step_tokens)

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 from llorch.base import ids
-from llorch.base.clock import Clock
+from llorch.base.clock import SystemClock
 from llorch.base.errors import (
     ContextLengthExceeded,
     Draining,
@@ -101,7 +101,7 @@ class Memory(Protocol):
 class Service:
     """Admission by free slot, the live outlets, and what ended lately."""
 
-    def __init__(self, facts: Facts, texts: Texts, engine: Engine, memory: Memory, clock: Clock) -> None:
+    def __init__(self, facts: Facts, texts: Texts, engine: Engine, memory: Memory, clock: SystemClock) -> None:
         self.facts = facts
         self.texts = texts
         self.engine = engine
