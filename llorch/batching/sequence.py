@@ -26,9 +26,11 @@ class StopReason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How a token is drawn. temperature 0 is greedy; top_k 0, top_p 1, min_p 0, repetition_penalty 1 are off.
+    """How a token is drawn. temperature 0 is greedy; top_k 0, top_p 1, min_p 0, repetition_penalty 1 and the other
+    penalties at 0 are off.
 
-    `seed` is a uint64 and always set: whoever accepts the job mints it.
+    `seed` is a uint64 and always set: whoever accepts the job mints it. `logit_bias` are (token id, added to its
+    logit). `logprobs`: how many of the likeliest tokens to report beside each drawn one; None reports nothing.
     """
 
     temperature: float = 0.7
@@ -36,7 +38,16 @@ class SamplingParams:
     top_p: float = 1.0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: int | None = None
     seed: int = 0
+
+    @property
+    def penalised(self) -> bool:
+        """True when the tokens so far change the next one's logits."""
+        return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
 
 
 @dataclass(slots=True)
