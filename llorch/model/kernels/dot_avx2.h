@@ -28,17 +28,17 @@ inline void dot_block(const float* x, size_t x_stride, const bf16* w, size_t w_s
         for (int t = 0; t < T; ++t) {
             const bf16* at = w + t * w_stride + size_t(p) * 32;
             _mm_prefetch((const char*)at + AHEAD, _MM_HINT_T0);
-#pragma GCC unroll 2
-            for (int half = 0; half < 2; ++half) {
-                const __m256i both = _mm256_load_si256((const __m256i*)(at + half * 16));
-                const __m256 even = _mm256_castsi256_ps(_mm256_slli_epi32(both, 16));
-                const __m256 odd = _mm256_castsi256_ps(_mm256_and_si256(both, upper));
+const __m256i left = _mm256_load_si256((const __m256i*)at), right = _mm256_load_si256((const __m256i*)(at + 16));
+            const __m256 even[2] = {_mm256_castsi256_ps(_mm256_slli_epi32(left, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(right, 16))};
+            const __m256 odd[2] = {_mm256_castsi256_ps(_mm256_and_si256(left, upper)), _mm256_castsi256_ps(_mm256_and_si256(right, upper))};
 #pragma GCC unroll 8
-                for (int m = 0; m < M; ++m) {
-                    const float* pair = x + m * x_stride + 2 * p;
-                    acc[m][t][half] = _mm256_fmadd_ps(even, _mm256_broadcast_ss(pair), acc[m][t][half]);
-                    acc[m][t][half] = _mm256_fmadd_ps(odd, _mm256_broadcast_ss(pair + 1), acc[m][t][half]);
-                }
+            for (int m = 0; m < M; ++m) {
+                const float* pair = x + m * x_stride + 2 * p;
+                const __m256 first = _mm256_broadcast_ss(pair), second = _mm256_broadcast_ss(pair + 1);
+                acc[m][t][0] = _mm256_fmadd_ps(even[0], first, acc[m][t][0]);
+                acc[m][t][1] = _mm256_fmadd_ps(even[1], first, acc[m][t][1]);
+                acc[m][t][0] = _mm256_fmadd_ps(odd[0], second, acc[m][t][0]);
+                acc[m][t][1] = _mm256_fmadd_ps(odd[1], second, acc[m][t][1]);
             }
         }
     }
@@ -100,13 +100,13 @@ inline void dot_rows(const X* x, size_t x_stride, const W* w, size_t w_stride, i
 // out[m][n] = sum over k of x[m][k] * w[k][n]; `steps` of 2 (bf16) or 4 (int8) values of K; strides in elements.
 template <class X, class W, class Out>
 void dot(const X* x, size_t x_stride, int rows, const W* w, size_t w_stride, int tiles, int steps, Out* out, size_t out_stride) {
-    constexpr int ROWS_MAX = sizeof(W) == 2 ? 6 : 3;
+    constexpr int ROWS_MAX = sizeof(W) == 2 ? 4 : 3;
     while (rows > 0) {
         const int blocks = (rows + ROWS_MAX - 1) / ROWS_MAX;
         const int take = (rows + blocks - 1) / blocks;
 #define ROWS(M) \
     case M: detail::dot_rows<M>(x, x_stride, w, w_stride, tiles, steps, out, out_stride); break;
-        switch (take) { ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6) }
+        switch (take) { ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) }
 #undef ROWS
         x += take * x_stride;
         out += take * out_stride;
