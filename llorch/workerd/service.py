@@ -244,6 +244,8 @@ class Service:
         resumed = request.resume.token_ids
         if any(token_id >= self.facts.vocab_size for token_id in resumed) or request.resume.next_i > len(resumed):
             raise InvalidRequest("resume: token_ids must be ids of this model, and next_i at most their number")
+        if any(token_id >= self.facts.vocab_size for token_id, _ in request.sampling.logit_bias):
+            raise InvalidRequest(f"logit_bias: this model's token ids are below {self.facts.vocab_size}")
         prompt_ids = await self._encode(request.prompt, request.messages)
         if any(token_id >= self.facts.vocab_size for token_id in prompt_ids):
             # Some tokenizers know more tokens than their model has embeddings for: a step would fail for everybody.
@@ -258,6 +260,10 @@ class Service:
             top_p=request.sampling.top_p,
             min_p=request.sampling.min_p,
             repetition_penalty=request.sampling.repetition_penalty,
+            presence_penalty=request.sampling.presence_penalty,
+            frequency_penalty=request.sampling.frequency_penalty,
+            logit_bias=request.sampling.logit_bias,
+            logprobs=request.sampling.logprobs,
             seed=outlet.seed,
         )
         return Submission(outlet, prompt_ids, resumed, max_tokens, sampling, self.texts.eos_ids, text)
