@@ -24,9 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-p", type=_finite, metavar="X")
     parser.add_argument("--repetition-penalty", type=_finite, metavar="X")
     parser.add_argument("--presence-penalty", type=_finite, metavar="X", help="-2 to 2; above 0: less of what came")
-    parser.add_argument(
-        "--frequency-penalty", type=_finite, metavar="X", help="-2 to 2; by how often it came"
-    )
+    parser.add_argument("--frequency-penalty", type=_finite, metavar="X", help="-2 to 2; by how often it came")
     parser.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same text")
     parser.add_argument("--stop", action="append", metavar="TEXT", help="stop before this text (up to 4 times)")
 

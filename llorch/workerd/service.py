@@ -24,6 +24,8 @@ from llorch.base.errors import (
 )
 from llorch.batching.detokenize import TextStream
 from llorch.batching.sequence import SamplingParams, StopReason
+from llorch.wire import prefix
+from llorch.wire.announce import PREFIXES_MAX
 from llorch.wire.execute import ExecuteRequest
 from llorch.wire.messages import Message
 from llorch.wire.tasks import MAX_TOKENS_DEFAULT
@@ -126,6 +128,10 @@ class Service:
     def live_jobs(self) -> tuple[str, ...]:
         """Their job ids."""
         return tuple(self._live)
+
+    def prefixes(self) -> tuple[str, ...]:
+        """Digests of the beginnings that the cache still holds."""
+        return self.engine.progress.labels[:PREFIXES_MAX]
 
     @property
     def silent_s(self) -> float:
@@ -251,6 +257,7 @@ class Service:
             # Some tokenizers know more tokens than their model has embeddings for: a step would fail for everybody.
             raise InvalidRequest("the prompt holds a token that this model does not have")
         outlet.prompt_tokens = len(prompt_ids)
+        outlet.labels = prefix.digests(request.prompt, request.messages)
         outlet.seed = ids.new_seed() if request.sampling.seed is None else request.sampling.seed
         max_tokens = fit(len(prompt_ids), request.max_tokens, self.facts.context_length)
         text = await self._text_stream(prompt_ids, resumed, request.sampling.stop)
