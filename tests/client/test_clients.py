@@ -21,8 +21,9 @@ from llorch.base.errors import (
     Unreachable,
 )
 from llorch.client import AsyncClient, Client, InferenceRequest, Priority
-from llorch.client.events import End, InferenceEvent, Metrics, Queued, Started, Token
+from llorch.client.events import End, InferenceEvent, Metrics, Queued, Started, Token, from_wire
 from llorch.client.sync import OnClose
+from llorch.wire.logprobs import Likely, TokenLogprob
 from llorch.wire.tasks import Placement, parse_task
 from tests.client.conftest import JOB, TEXT, Scripted
 
