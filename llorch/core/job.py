@@ -76,7 +76,8 @@ class JobSpec:
 
     `payload` is the execute body without job_id and resume, opaque to the brain; `messages` counts those of a chat, 0
     for a plain prompt. `prefixes` are the digests of the prompt's beginnings, the shortest first; like the payload
-    they are not kept once the job has ended. `max_tokens` None means min(256, context). Durations count from acceptance.
+    they are not kept once the job has ended. `max_tokens` None means min(256, context). Durations count from
+    acceptance.
     """
 
     job_id: JobId

@@ -102,9 +102,8 @@ def test_log_probabilities_pass_as_they_are(tokens: list[TokenLogprob]) -> None:
 
 def test_log_probabilities_of_another_maker_are_written_anew() -> None:
     """What has our form is kept whatever its spacing; anything else is dropped and the text stays."""
-    good = (
-        b'data: {"type":"token","t":"a","i":4,"ids":[7],"logprobs":[{"id": 7, "logprob": -1, "top": [], "x": 1}]}\n\n'
-    )
+    start = b'data: {"type":"token","t":"a","i":4,"ids":[7],"logprobs": '
+    good = start + b'[{"id": 7, "logprob": -1, "top": [], "x": 1}]}\n\n'
     assert sse.plain_token(good, 4) == sse.encode(execute.token("a", 4, [7], [TokenLogprob(7, -1.0)]))
     for bad in (
         b'"x"',
