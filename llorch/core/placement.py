@@ -15,12 +15,11 @@ from llorch.base.ids import ModelId, PoolId, WorkerId
 from llorch.core.fleet import Fleet, LoadKey, Worker
 from llorch.core.job import Wishes
 from llorch.core.policy import Candidate, Policy, TaskView
-from llorch.core.prefixes import Held
+from llorch.core.prefixes import CROWD, Held
 from llorch.core.queue import Shape
 from llorch.core.worker import WorkerState
 
 CANDIDATES_MAX = 8
-HOLDERS_MAX = 32
 Reasons = list[tuple[str, str]]
 
 
@@ -163,9 +162,9 @@ class Chooser:
             yield from self._if_open(leaning.affine)
         looked_at: set[WorkerId] = set()
         for _, holders in leaning.held.levels:
-            if len(holders) > HOLDERS_MAX:
+            if len(holders) > CROWD:
                 # Some of so many are among the least loaded; shorter beginnings have even more holders.
-                yield from (w for w in islice(self._fleet.open(shape.lane), HOLDERS_MAX) if w.id in holders)
+                yield from (w for w in islice(self._fleet.open(shape.lane), CROWD) if w.id in holders)
                 return
             yield from self._open_by_load(shape, [name for name in holders if name not in looked_at])
             looked_at.update(holders)

@@ -5,12 +5,14 @@ A digest names everything before it, so a worker that holds one holds the whole 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from llorch.base.ids import WorkerId
 
 Holders = Mapping[WorkerId, None]
+# With more holders than this a beginning is common.
+CROWD = 32
 
 
 class Held(NamedTuple):
@@ -44,8 +46,14 @@ class PrefixIndex:
         for digest in digests - before:
             self._holders.setdefault(digest, {})[worker_id] = None
 
-    def held(self, digests: Iterable[str]) -> Held:
+    def held(self, digests: Sequence[str]) -> Held:
         """Who holds what of a prompt with these digests (the shortest beginning first)."""
-        known = [self._holders.get(digest) for digest in digests]
-        levels = [(parts, holders) for parts, holders in enumerate(known, 1) if holders is not None]
-        return Held(len(known), tuple(reversed(levels)))
+        levels: list[tuple[int, Holders]] = []
+        longer: Holders = {}
+        for parts in range(len(digests), 0, -1):
+            holders = self._holders.get(digests[parts - 1], {})
+            # A shorter beginning on the same workers says nothing more; comparing crowds would cost more than it saves.
+            if holders and not (len(holders) <= CROWD and holders == longer):
+                levels.append((parts, holders))
+                longer = holders
+        return Held(len(digests), tuple(levels))

@@ -14,9 +14,9 @@ from llorch.core import events as happened
 from llorch.core.brain import Brain
 from llorch.core.effects import Decision, Effect, Persist
 from llorch.core.job import JobRecord, JobState, Wishes
-from llorch.core.placement import CANDIDATES_MAX, HOLDERS_MAX
+from llorch.core.placement import CANDIDATES_MAX
 from llorch.core.policy import BuiltinPolicy, Candidate, TaskView
-from llorch.core.prefixes import PrefixIndex
+from llorch.core.prefixes import CROWD, PrefixIndex
 from llorch.core.settings import BrainSettings
 from llorch.core.worker import Load
 
@@ -70,19 +70,19 @@ def test_the_longest_wins_and_then_the_least_loaded() -> None:
 
 def test_what_everybody_holds_goes_by_load() -> None:
     """The digest of a system prompt that all share must not make the first few workers do everything."""
-    story = crowd(HOLDERS_MAX * 2)
-    for n in range(HOLDERS_MAX * 2):
-        story.tell(holds(f"w{n:04}", "a", busy=3 if n < HOLDERS_MAX else 1))
-    first = HOLDERS_MAX
+    story = crowd(CROWD * 2)
+    for n in range(CROWD * 2):
+        story.tell(holds(f"w{n:04}", "a", busy=3 if n < CROWD else 1))
+    first = CROWD
     assert dispatched(story.submit(prefixes=PARTS)) == [("j1", f"w{first:04}")]
 
 
 def test_as_many_holders_as_are_looked_at_are_ranked_by_load() -> None:
     """Not by the order in which they came to hold it."""
-    story = crowd(HOLDERS_MAX)
-    for n in range(HOLDERS_MAX):
-        story.tell(holds(f"w{n:04}", "a", busy=1 if n == HOLDERS_MAX - 1 else 2))
-    assert dispatched(story.submit(prefixes=PARTS)) == [("j1", f"w{HOLDERS_MAX - 1:04}")]
+    story = crowd(CROWD)
+    for n in range(CROWD):
+        story.tell(holds(f"w{n:04}", "a", busy=1 if n == CROWD - 1 else 2))
+    assert dispatched(story.submit(prefixes=PARTS)) == [("j1", f"w{CROWD - 1:04}")]
 
 
 def test_full_holders_leave_the_job_to_the_next_best() -> None:
