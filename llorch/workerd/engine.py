@@ -74,6 +74,14 @@ class Progress:
     tokens_per_s: float = 0.0
     beat_at: float = 0.0
     working: bool = False
+    prompt_tokens_looked_up: int = 0
+    prompt_tokens_reused: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    preempted: int = 0
+    blocks_used: int = 0
+    blocks_total: int = 0
+    labels: tuple[str, ...] = ()
 
     def silent_s(self, now: float) -> float:
         """Seconds since the last finished step while there is work; 0 when idle."""
