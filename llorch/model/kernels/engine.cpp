@@ -41,8 +41,8 @@ struct Batch {
     const int32_t* copy;        // [copies][2]: source and target block
 };
 
-enum class Slot : int32_t { QKV, OUTPUT, GATE_UP, DOWN, HEAD, SLOTS };
-enum class Vector : int32_t { ATTENTION_NORM, MLP_NORM, QUERY_NORM, KEY_NORM, QKV_BIAS, FINAL_NORM, FREQUENCIES, ROTARY_FACTORS, EMBEDDING, VECTORS };
+enum class Slot : int32_t { QKV, OUTPUT, GATE_UP, DOWN, HEAD };
+enum class Vector : int32_t { ATTENTION_NORM, MLP_NORM, QUERY_NORM, KEY_NORM, QKV_BIAS, OUTPUT_BIAS, FINAL_NORM, FREQUENCIES, ROTARY_FACTORS };
 
 struct Layer {
     Matrix qkv, output, gate_up, down;
@@ -92,7 +92,7 @@ class Engine {
     size_t block_bytes() const { return cache.block() * sizeof(bf16); }
     int threads() const { return team.members(); }
 
-    void set_vector(Vector which, int layer, const float* values, int count);
+    void set_vector(Vector which, int layer, const void* values, Stored type, int at, int count);
     void set_window(int layer, int window) { layers[layer].window = window; }
     void set_embedding(const void* data, Stored type) { embedding = data, embedding_type = type; }
     void pack(Slot which, int layer, const Part* parts, int part_count, Stored type);
@@ -113,6 +113,7 @@ class Engine {
     size_t work_size(int threads) const;
     void lay_out();
     Matrix make_matrix(int columns, int k);
+    float* bias_of(Matrix& matrix);
     Matrix& matrix(Slot which, int layer);
 
     template <class Finish>
@@ -156,7 +157,7 @@ size_t Engine::matrix_size(int columns, int k) const {
 size_t Engine::weights_size() const {
     const size_t layer = matrix_size(qkv_size(), s.hidden) + matrix_size(s.hidden, query_size()) +
                          matrix_size(2 * round_up(s.intermediate, TILE), s.hidden) + matrix_size(s.hidden, s.intermediate) +
-                         (size_t(qkv_size()) + 2 * size_t(s.hidden) + 2 * size_t(s.head_dim) + 5 * 64) * sizeof(float);
+                         (size_t(qkv_size()) + 3 * size_t(s.hidden) + 2 * size_t(s.head_dim) + 6 * 64) * sizeof(float);
     return layer * size_t(s.layers) + matrix_size(s.vocab, s.hidden) + size_t(s.hidden) * 8 + (size_t(s.layers) + 8) * sizeof(Layer) +
            size_t(s.rotary_dim) * 16 + 4096;
 }
@@ -242,20 +243,26 @@ Matrix& Engine::matrix(Slot which, int layer) {
     }
 }
 
-void Engine::set_vector(Vector which, int layer, const float* values, int count) {
+// `count` values of a vector from its index `at`.
+void Engine::set_vector(Vector which, int layer, const void* values, Stored type, int at, int count) {
     float* to = nullptr;
     switch (which) {
         case Vector::ATTENTION_NORM: to = layers[layer].attention_norm; break;
         case Vector::MLP_NORM: to = layers[layer].mlp_norm; break;
         case Vector::QUERY_NORM: to = layers[layer].query_norm; break;
         case Vector::KEY_NORM: to = layers[layer].key_norm; break;
-        case Vector::QKV_BIAS: to = layers[layer].qkv.bias = weights.take<float>(size_t(layers[layer].qkv.tiles) * TILE); break;
+        case Vector::QKV_BIAS: to = bias_of(layers[layer].qkv); break;
+        case Vector::OUTPUT_BIAS: to = bias_of(layers[layer].output); break;
         case Vector::FINAL_NORM: to = final_norm; break;
         case Vector::FREQUENCIES: to = frequencies; break;
         case Vector::ROTARY_FACTORS: to = factors; break;
-        default: return;
     }
-    memcpy(to, values, size_t(count) * sizeof(float));
+    widen_row(values, type, count, to + at);
+}
+
+float* Engine::bias_of(Matrix& matrix) {
+    if (!matrix.bias) matrix.bias = weights.take<float>(size_t(matrix.tiles) * TILE);
+    return matrix.bias;
 }
 
 void Engine::pack(Slot which, int layer, const Part* parts, int part_count, Stored type) {
@@ -421,7 +428,10 @@ void Engine::run_layer(const Batch& batch, int index, Share share) {
         quantise(attended, attended_stride, rows, share);
         team.barrier();
     }
-    multiply(layer.output, attended, attended_stride, rows, share, 1, add_to_x);
+    multiply(layer.output, attended, attended_stride, rows, share, 1, [&](int row, int tile, int tiles, const float* values) {
+        add_to_x(row, tile, tiles, values);
+        if (layer.output.bias) add_to_x(row, tile, tiles, layer.output.bias + tile * TILE);
+    });
     team.barrier();
     normalise(layer.mlp_norm, nullptr, rows, share);
     team.barrier();
@@ -504,8 +514,8 @@ API void llorch_destroy(Engine* engine) { delete engine; }
 API int64_t llorch_weights_bytes(const Engine* engine) { return int64_t(engine->weights_bytes()); }
 API int64_t llorch_block_bytes(const Engine* engine) { return int64_t(engine->block_bytes()); }
 
-API void llorch_set_vector(Engine* engine, int which, int layer, const float* values, int count) {
-    engine->set_vector(llorch::Vector(which), layer, values, count);
+API void llorch_set_vector(Engine* engine, int which, int layer, const void* values, int stored, int at, int count) {
+    engine->set_vector(llorch::Vector(which), layer, values, llorch::Stored(stored), at, count);
 }
 
 API void llorch_set_window(Engine* engine, int layer, int window) { engine->set_window(layer, window); }

@@ -69,16 +69,17 @@ class MatrixSlot(IntEnum):
 
 
 class VectorSlot(IntEnum):
-    """A vector of floats of the model; the first five belong to a layer."""
+    """A vector of the model; the first six belong to a layer."""
 
     ATTENTION_NORM = 0
     MLP_NORM = 1
     QUERY_NORM = 2
     KEY_NORM = 3
     QKV_BIAS = 4
-    FINAL_NORM = 5
-    FREQUENCIES = 6
-    ROTARY_FACTORS = 7
+    OUTPUT_BIAS = 5
+    FINAL_NORM = 6
+    FREQUENCIES = 7
+    ROTARY_FACTORS = 8
 
 
 STORED_TYPES = {"BF16": 0, "F16": 1, "F32": 2}
@@ -156,13 +157,36 @@ class DrawBatch(Structure):
     ]
 
 
+class _Buffer(Structure):
+    """CPython's Py_buffer."""
+
+    _fields_ = [
+        ("buf", c_void_p),
+        ("obj", ctypes.py_object),
+        *[(name, ctypes.c_ssize_t) for name in ("len", "itemsize")],
+        ("readonly", c_int),
+        ("ndim", c_int),
+        *[(name, c_void_p) for name in ("format", "shape", "strides", "suboffsets", "internal")],
+    ]
+
+
+def address_of(view: memoryview) -> int:
+    """Where a buffer's bytes are, read-only ones included (ctypes itself tells that of writable buffers only)."""
+    buffer = _Buffer()
+    ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(view), ctypes.byref(buffer), 0)
+    try:
+        return int(buffer.buf or 0)
+    finally:
+        ctypes.pythonapi.PyBuffer_Release(ctypes.byref(buffer))
+
+
 _FUNCTIONS: dict[str, tuple[list[type], type | None]] = {
     "llorch_isa": ([], c_char_p),
     "llorch_create": ([POINTER(Shape), c_int], c_void_p),
     "llorch_destroy": ([c_void_p], None),
     "llorch_weights_bytes": ([c_void_p], c_int64),
     "llorch_block_bytes": ([c_void_p], c_int64),
-    "llorch_set_vector": ([c_void_p, c_int, c_int, POINTER(c_float), c_int], None),
+    "llorch_set_vector": ([c_void_p, c_int, c_int, c_void_p, c_int, c_int, c_int], None),
     "llorch_set_window": ([c_void_p, c_int, c_int], None),
     "llorch_set_embedding": ([c_void_p, c_void_p, c_int], None),
     "llorch_pack": ([c_void_p, c_int, c_int, POINTER(Part), c_int, c_int], None),
