@@ -55,7 +55,7 @@ class Cache:
         return need <= self.pool.free + self.tree.idle - reused - claimed
 
     def admit(self, sequence: Sequence) -> None:
-        """Start with the longest known beginning; the last token is left to be computed, for a draw needs its logits."""
+        """Start with the longest known beginning, but not with the last token: a draw needs its logits."""
         found = self._find(sequence)
         for node in found.path:
             self.tree.hold(node)
@@ -72,9 +72,9 @@ class Cache:
         """Take over what others have entered since it was admitted."""
         path = self._paths[sequence.job_id]
         while (node := self.branch(sequence).child(self.next_whole(sequence))) is not None:
+            assert sequence.job_id not in self._pending, "copies are made before anything new is entered"
             index = len(path)
             if index < len(sequence.blocks):
-                self._withdraw(sequence.job_id)
                 self.pool.release(sequence.blocks[index])
                 sequence.blocks[index] = node.block
             else:

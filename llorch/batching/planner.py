@@ -12,8 +12,6 @@ then are ignored. A plan that could not be run is simply not committed.
 
 from __future__ import annotations
 
-import bisect
-import operator
 from collections.abc import Iterable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
@@ -22,15 +20,13 @@ from llorch.base import errors
 from llorch.batching.blocks import blocks_for
 from llorch.batching.cache import Cache
 from llorch.batching.pacer import Pacer
-from llorch.batching.plan import Draw, Drawn, Outcome, Row, StepPlan
+from llorch.batching.plan import Drawn, Outcome, Row, StepPlan
+from llorch.batching.rows import row_of, shares
 from llorch.batching.sequence import Sequence, SequenceState, StopReason
 from llorch.batching.speculation import DECODING_MAX, DRAFTS_MAX, Drafter, verify
+from llorch.batching.waiting import WaitingList, arrival
 
 STEP_TOKENS_MAX = 512
-CANDIDATES_MAX = 8
-OVERTAKEN_MAX = 16
-
-_arrival = operator.attrgetter("arrival")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +47,10 @@ class Counts:
 class Planner:
     """Sequences are admitted first come, first served, when a slot and the blocks of their ids are free.
 
-    One that does not fit may be overtaken by smaller ones, `OVERTAKEN_MAX` times. Blocks are taken when positions need
-    them; when there are none, the sequence that came last goes back to waiting, so the one that came first always gets
-    on. A step holds at most `step_tokens_max` prompt tokens besides `1 + drafts_max` of each slot. `long_from`: see
-    `Row.stretch`. `idle_max` bounds the blocks kept for later sequences.
+    Blocks are taken when positions need them; when there are none, the sequence that came last goes back to waiting, so
+    the one that came first always gets on. A step holds at most `step_tokens_max` prompt tokens besides
+    `1 + drafts_max` of each slot. `long_from`: prompts that with max_tokens are longer than this have `Row.stretch`.
+    `idle_max` bounds the blocks that are kept for later sequences only.
     """
 
     def __init__(
@@ -81,7 +77,7 @@ class Planner:
         self._pacer = Pacer(step_tokens_max)
         self._arrivals = 0
         self._live: dict[str, Sequence] = {}
-        self._waiting: list[Sequence] = []
+        self._waiting = WaitingList()
         self._running: dict[str, Sequence] = {}
         self._drafters: dict[str, Drafter] = {}
         self._planned: StepPlan | None = None
@@ -141,7 +137,7 @@ class Planner:
         sequence.arrival = self._arrivals
         sequence.stretch = self._long_from is not None and positions > self._long_from
         self._live[sequence.job_id] = sequence
-        self._waiting.append(sequence)
+        self._waiting.add(sequence)
         self._planned = None
         if sequence.tokens_out >= sequence.max_tokens:
             return self.finish(sequence.job_id, StopReason.MAX_TOKENS)
@@ -205,36 +201,27 @@ class Planner:
             self.cache.admit(sequence)
 
     def _next_to_admit(self) -> Sequence | None:
-        """The first that fits. With nothing running the first does: all blocks can be had."""
+        """With nothing running the first one: all blocks can be had."""
         if not self._running:
-            return self._waiting[0]
+            return self._waiting.first()
         claimed = sum(map(self.cache.missing, self._running.values()))
-        passed = []
-        for sequence in self._waiting[:CANDIDATES_MAX]:
-            if self.cache.has_room(sequence, claimed):
-                for other in passed:
-                    other.overtaken += 1
-                return sequence
-            if sequence.overtaken >= OVERTAKEN_MAX:
-                return None
-            passed.append(sequence)
-        return None
+        return self._waiting.first_fitting(lambda sequence: self.cache.has_room(sequence, claimed))
 
     def _compose(self) -> StepPlan:
         self._admit()
-        running = sorted(self._running.values(), key=_arrival)
+        running = sorted(self._running.values(), key=arrival)
         prefill = [s for s in running if s.state is SequenceState.PREFILL]
         for sequence in prefill:
             self.cache.follow(sequence)
         decode = [s for s in running if s.state is SequenceState.DECODE]
         drafts = {s.job_id: self._draft(s, len(decode)) for s in decode}
         wanted = {job_id: 1 + len(tokens) for job_id, tokens in drafts.items()}
-        wanted |= _share(self._leading(prefill), self._pacer.budget(sum(wanted.values())))
+        wanted |= shares(self._leading(prefill), self._pacer.budget(sum(wanted.values())))
         taken = {}
         for sequence in running:  # who came first takes its blocks first
             taken[sequence.job_id] = self._make_room(sequence, wanted.get(sequence.job_id, 0))
         rows = [
-            _row(s, taken[s.job_id], drafts.get(s.job_id, ()))
+            row_of(s, taken[s.job_id], drafts.get(s.job_id, ()))
             for s in (*decode, *prefill)
             if s.job_id in self._running and taken[s.job_id]
         ]
@@ -268,7 +255,7 @@ class Planner:
             end = self.cache.grow(sequence, sequence.computed + wanted)
             if end > sequence.computed:
                 return end - sequence.computed
-            self._preempt(max(self._running.values(), key=_arrival))
+            self._preempt(max(self._running.values(), key=arrival))
         return 0
 
     def _preempt(self, sequence: Sequence) -> None:
@@ -278,7 +265,7 @@ class Planner:
         sequence.state = SequenceState.WAITING
         sequence.preemptions += 1
         self.preempted += 1
-        bisect.insort(self._waiting, sequence, key=_arrival)
+        self._waiting.add(sequence)
 
     def _enter(self, sequence: Sequence, row: Row, drawn: tuple[Drawn, ...]) -> list[Outcome]:
         if not drawn:
@@ -318,34 +305,3 @@ class Planner:
         sequence.state = SequenceState.FINISHED
         sequence.stop_reason = reason
         return Outcome(sequence.job_id, (), sequence.tokens_out, reason)
-
-
-def _share(prefill: list[Sequence], budget: int) -> dict[str, int]:
-    """Max-min fair chunks: a short prompt is not held up by a long one, and what it leaves goes to the long one."""
-    shares = {}
-    waiting = sorted(prefill, key=lambda s: s.remaining)
-    for index, sequence in enumerate(waiting):
-        share = -(-budget // (len(waiting) - index))
-        shares[sequence.job_id] = min(sequence.remaining, share)
-        budget -= shares[sequence.job_id]
-    return shares
-
-
-def _row(sequence: Sequence, taken: int, drafts: tuple[int, ...]) -> Row:
-    """The next `taken` tokens: known ones, then drafts. Each one from the last known on is followed by a draw."""
-    start, known = sequence.computed, len(sequence.token_ids)
-    drafted = drafts[: max(0, start + taken - known)]
-    token_ids = (*sequence.token_ids[start : start + taken], *drafted)
-    draws = ()
-    if start + taken >= known:
-        draws = tuple(_draw(sequence, drafted[:count]) for count in range(len(drafted) + 1))
-    blocks = tuple(sequence.blocks[: blocks_for(start + len(token_ids))])
-    return Row(sequence.job_id, start, token_ids, draws, blocks, sequence.stretch)
-
-
-def _draw(sequence: Sequence, drafts: tuple[int, ...]) -> Draw:
-    """The draw after the drafts, as if they had been drawn."""
-    index = sequence.tokens_out + len(drafts)
-    if not sequence.sampling.penalised:
-        return Draw(sequence.sampling, index)
-    return Draw(sequence.sampling, index, (*sequence.token_ids, *drafts), sequence.prompt_length)

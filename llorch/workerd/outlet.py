@@ -13,6 +13,7 @@ from enum import Enum
 
 from llorch.base.errors import LlorchError
 from llorch.batching.detokenize import Piece
+from llorch.batching.plan import Drawn
 from llorch.batching.sequence import StopReason
 
 PIECES_MAX = 256
@@ -28,7 +29,10 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What one step did to one sequence. `drawn` counts its new tokens, `tokens_out` all, `at` is monotonic."""
+    """What one step did to one sequence. `drawn` counts its new tokens, `tokens_out` all, `at` is monotonic.
+
+    `drawn_tokens` are the piece's ids, one for one, with their logprobs; empty unless logprobs were asked for.
+    """
 
     outlet: Outlet
     piece: Piece | None
@@ -36,6 +40,7 @@ class Update:
     tokens_out: int
     at: float
     ending: Ending | None = None
+    drawn_tokens: tuple[Drawn, ...] = ()
 
 
 class Taken(Enum):

@@ -20,7 +20,7 @@ GARBAGE = -2
 def draw(ids: tuple[int, ...], index: int, seed: int, penalised: bool, prompt_length: int) -> int:
     """The next token: mostly a repetition with a short period, sometimes a surprise, seldom the end."""
     chance = zlib.crc32(repr((ids, index, seed)).encode())
-    if chance % 101 == 0:
+    if chance % 301 == 0:
         return EOS
     if chance % 7 == 0:
         return 1 + chance // 101 % (VOCABULARY - 1)
@@ -64,8 +64,15 @@ class SimulatedModel:
             self._compute(row)
         return [self._draws(row) for row in plan.rows]
 
+    def ruin(self, plan: StepPlan) -> None:
+        """A step that fails: nothing in the blocks it writes to can be trusted."""
+        self.spoil(plan)
+        for row in plan.rows:
+            for number in row.blocks[row.start // BLOCK_POSITIONS :]:
+                self.block(number)[:] = [GARBAGE] * BLOCK_POSITIONS
+
     def spoil(self, plan: StepPlan) -> None:
-        """A step that fails half-way: whatever it was to write is garbage now."""
+        """A step that is interrupted half-way: whatever it was to write is garbage now."""
         for copy in plan.copies:
             self.block(copy.target)[: copy.positions] = [GARBAGE] * copy.positions
         for row in plan.rows:
