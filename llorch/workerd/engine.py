@@ -234,9 +234,7 @@ class Engine:
     def _step(self, plan: StepPlan) -> None:
         began = self._clock.now()
         self._prefilling = frozenset(
-            self._live[row.job_id].outlet
-            for row in plan.rows
-            if len(row.token_ids) - len(row.draws) >= INTERRUPTIBLE_TOKENS_MIN
+            self._live[row.job_id].outlet for row in plan.rows if len(row.token_ids) >= INTERRUPTIBLE_TOKENS_MIN
         )
         try:
             drawn = self._runner.run(plan)
