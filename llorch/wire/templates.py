@@ -34,13 +34,26 @@ _MARK_OPEN, _MARK_CLOSE = "\U000f0000", "\U000f0001"
 _MARK = re.compile(f"{_MARK_OPEN}([0-9]+[ja]?){_MARK_CLOSE}")
 _ASCII_MARK = re.compile(r"\\udb80\\udc00([0-9]+)\\udb80\\udc01")
 # strftime's codes for 26 July 2024, the date that Llama 3.1's own template falls back to.
-_FIXED_DATE = dict(
-    pair.split("=")
-    for pair in (
-        "%d=26 %e=26 %b=Jul %h=Jul %B=July %m=07 %Y=2024 %y=24 %a=Fri %A=Friday %j=208 %F=2024-07-26 %D=07/26/24 "
-        "%x=07/26/24 %H=00 %I=12 %M=00 %S=00 %p=AM %T=00:00:00 %X=00:00:00 %%=%"
-    ).split()
-)
+_FIXED_DATE = {
+    "%d": "26",
+    "%e": "26",
+    "%b": "Jul",
+    "%B": "July",
+    "%m": "07",
+    "%Y": "2024",
+    "%y": "24",
+    "%a": "Fri",
+    "%A": "Friday",
+    "%j": "208",
+    "%F": "2024-07-26",
+    "%H": "00",
+    "%I": "12",
+    "%M": "00",
+    "%S": "00",
+    "%p": "AM",
+    "%T": "00:00:00",
+    "%%": "%",
+}
 # Templates of reasoning models cut an earlier answer at these; they open no turn, so they may stay visible there.
 _THINK_TAGS = re.compile(r"(</?think>)")
 
