@@ -117,7 +117,7 @@ def ensure(name: str) -> Path:
 
 
 def assets_dir() -> Path:
-    """The directory of the program's own data: demo model, kernels, dashboard."""
+    """The directory of the program's own data, inside the engine runtime: demo model, kernels, dashboard."""
     if not is_frozen():
         return Path(llorch.__file__).parent / "assets"
     return unpack("engine") / "assets"

@@ -102,7 +102,7 @@ def parse_config(raw: Mapping[str, Any], generation: Mapping[str, Any]) -> Model
             context_length=context_length,
         ),
         context_length=context_length,
-        windows=family.windows(raw, layers),
+        windows=_windows(family, raw, layers),
         tied_head=bool(raw.get("tie_word_embeddings", family.tied_head_default)),
         eos_ids=_ids(raw.get("eos_token_id")) | _ids(generation.get("eos_token_id")),
     )
@@ -125,7 +125,16 @@ def _positive(raw: Mapping[str, Any], name: str, default: int | None = None) -> 
     return value
 
 
+def _windows(family: Family, raw: Mapping[str, Any], layers: int) -> tuple[int | None, ...]:
+    windows = family.windows(raw, layers)
+    if len(windows) != layers or not all(size is None or (type(size) is int and size > 0) for size in windows):
+        raise InvalidModel("config.json: sliding_window must be a positive integer, one kind for each layer")
+    return windows
+
+
 def _ids(value: Any) -> frozenset[int]:
-    if value is None:
-        return frozenset()
-    return frozenset(value) if isinstance(value, list) else frozenset((value,))
+    """One id, a list of them, or none."""
+    ids = [] if value is None else value if isinstance(value, list) else [value]
+    if not all(type(item) is int for item in ids):
+        raise InvalidModel("config.json: eos_token_id must be an integer or a list of integers")
+    return frozenset(ids)

@@ -31,12 +31,14 @@ def load_model(
     threads: int | None = None,
     kv_bytes: int | None = None,
     progress: Callable[[float], None] = lambda share: None,
+    before_torch: Callable[[], object] = lambda: None,
 ) -> LoadedModel:
     """Load a directory with config.json, tokenizer.json and safetensors shards.
 
     `context` None takes the model's own, or as much of it as memory allows (at least 2048 positions); `kv_bytes` None
     bounds the cache by memory alone; `threads` None takes every processor allowed, or one for a small model.
-    `progress` gets 0 to 1 from the calling thread. Raises InvalidModel and InsufficientMemory.
+    `progress` gets 0 to 1 from the calling thread; `before_torch` is called when torch is about to be imported, and may
+    make it importable. Raises InvalidModel, InsufficientMemory, and what `before_torch` raises.
     """
     config = read_config(directory)
     tokenizer = Tokenizer(directory)
@@ -56,6 +58,7 @@ def load_model(
     if threads is None:
         threads = 1 if weights_bytes < loaded.SMALL_MODEL_BYTES else process.processors_allowed()
     progress(0.0)
+    before_torch()
     from llorch.model import graph
 
     runner = graph.load(config, recipe, dtype=chosen, room=room, threads=threads, progress=lambda s: progress(s * 0.95))
