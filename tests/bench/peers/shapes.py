@@ -8,6 +8,7 @@ and hardly on its own embedding; and the end-of-text token is never the likelies
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sysconfig
 from collections.abc import Callable, Iterator
@@ -135,6 +136,20 @@ def model_directory(name: str, cache: Path, say: Callable[[str], None]) -> Path:
         _write(SHAPES[name], part)
         part.rename(directory)
     return directory
+
+
+def values_per_token(directory: Path) -> int:
+    """Weights that computing one token reads: all of them, but of an embedding that is not also the head, one row."""
+    from safetensors import safe_open
+
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    count = 0
+    for path in directory.glob("*.safetensors"):
+        with safe_open(str(path), framework="pt") as shard:
+            for name in shard.keys():  # noqa: SIM118  (a shard is no dict)
+                if name != "model.embed_tokens.weight" or config.get("tie_word_embeddings"):
+                    count += math.prod(shard.get_slice(name).get_shape())
+    return count
 
 
 def _write(shape: Shape, directory: Path) -> None:
