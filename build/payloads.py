@@ -26,6 +26,7 @@ from enum import Enum
 from importlib import metadata
 from pathlib import Path
 
+import kernels
 from backports.zstd import CompressionParameter, ZstdFile
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -126,7 +127,7 @@ NET = Recipe(
     dropped=(*NEVER_NEEDED, "*/tests", "fsspec/implementations", "huggingface_hub/templates"),
 )
 
-# Beside llorch/assets, see _assets.
+# Beside llorch/assets and the kernels, see _engine_files.
 ENGINE = Recipe("engine", packages=("tokenizers",), dropped=NEVER_NEEDED)
 
 RECIPES = (TORCH, NET, ENGINE)
@@ -142,7 +143,7 @@ def build_all(effort: Effort) -> dict[str, Built]:
     KEPT.mkdir(parents=True, exist_ok=True)
     for stale in KEPT.glob(".*-*"):  # of a build that was killed
         shutil.rmtree(stale)
-    return {recipe.name: _build(recipe, effort, _assets() if recipe is ENGINE else {}) for recipe in RECIPES}
+    return {recipe.name: _build(recipe, effort, _engine_files() if recipe is ENGINE else {}) for recipe in RECIPES}
 
 
 def _build(recipe: Recipe, effort: Effort, own_files: Mapping[str, Path]) -> Built:
@@ -173,10 +174,11 @@ def _build(recipe: Recipe, effort: Effort, own_files: Mapping[str, Path]) -> Bui
         return _pack(tree, recipe.name, key, effort)
 
 
-def _assets() -> dict[str, Path]:
-    """llorch/assets as it is, by name in the engine's tree."""
+def _engine_files() -> dict[str, Path]:
+    """llorch/assets as it is and the native kernels, by name in the engine's tree."""
     found = sorted(path for path in (ROOT / "llorch" / "assets").rglob("*") if path.is_file())
-    return {path.relative_to(ROOT / "llorch").as_posix(): path for path in found if path.suffix not in (".py", ".pyc")}
+    assets = {p.relative_to(ROOT / "llorch").as_posix(): p for p in found if p.suffix not in (".py", ".pyc")}
+    return assets | {f"kernels/{library.name}": library for library in kernels.build_all()}
 
 
 def _kept(name: str, key: str, effort: Effort) -> Built | None:

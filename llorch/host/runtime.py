@@ -123,6 +123,13 @@ def assets_dir() -> Path:
     return unpack("engine") / "assets"
 
 
+def kernels_dir() -> Path:
+    """The directory of the native kernels' libraries; from sources, where build/kernels.py puts them. May not exist."""
+    if not is_frozen():
+        return Path(llorch.__file__).parent.parent / "build" / "out" / "kernels"
+    return unpack("engine") / "kernels"
+
+
 def daemon_command(applet: str) -> list[str]:
     """The argv, up to its own arguments, that starts `applet` as a daemon: one process, no temporary folder."""
     if not is_frozen():

@@ -5,6 +5,7 @@ Importing this package imports no torch: `load_model` does, in `llorch.model.gra
 
 from __future__ import annotations
 
+from llorch.model.choice import NativeKernels
 from llorch.model.config import ModelConfig
 from llorch.model.loaded import Capabilities, Dtype, Kernels, LoadedModel, Quantize
 from llorch.model.loader import load_model
@@ -17,6 +18,7 @@ __all__ = [
     "Capabilities",
     "Dtype",
     "Kernels",
+    "NativeKernels",
     "Quantize",
     "ModelConfig",
     "Runner",

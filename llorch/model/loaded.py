@@ -6,16 +6,20 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from llorch.batching.blocks import BLOCK_POSITIONS, blocks_for
+from llorch.batching.planner import STEP_TOKENS_MAX
+from llorch.batching.speculation import DRAFTS_MAX
 from llorch.model.config import ModelConfig
 from llorch.model.families import FAMILIES
 from llorch.model.runner import Runner
 from llorch.model.tokenizer import Tokenizer
 
 SMALL_MODEL_BYTES = 64 << 20
-"""Below this (in fp32) a model lives in the caches of one core: a second one costs more than it saves, and so would
-giving up exactness for bf16.
+"""Below this a model lives in the caches of one core: a second one costs more than it saves. On the torch graph, where
+bf16 is not exact, one that is as small in fp32 computes in fp32.
 """
 
+IDLE_BYTES_MAX = 1 << 30
 PREFILL_CHUNK_SMALL = 256
 PREFILL_CHUNK_LARGE = 128
 SAMPLING = (
@@ -25,7 +29,9 @@ SAMPLING = (
 
 
 class Dtype(Enum):
-    """AUTO is bf16 for a model stored so, unless it is small, on a processor that computes bf16 natively; else fp32."""
+    """AUTO is bf16 on the native kernels for a model stored in half precision, and on the torch graph for a large one
+    stored in bf16 where the processor computes bf16 natively; else fp32. The native kernels have no fp32.
+    """
 
     AUTO = "auto"
     FP32 = "fp32"
@@ -38,7 +44,9 @@ class Dtype(Enum):
 
 
 class Kernels(Enum):
-    """Which runner computes. AUTO takes the native kernels where this processor has them, else the torch graph."""
+    """Which runner computes. AUTO takes the native kernels where they fit the processor, the model and the dtype, else
+    the torch graph.
+    """
 
     AUTO = "auto"
     TORCH = "torch"
@@ -55,12 +63,14 @@ class Quantize(Enum):
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """What this loaded model promises. `row_invariant`: the same bits alone, beside others, chunked and resumed, on
-    the same machine and build; it was tried on this very model while loading.
+    the same machine and build; it was tried on this very model while loading. `isa` is the native kernels' variant.
     """
 
     row_invariant: bool
     dtype: str
     kernels: str
+    isa: str | None = None
+    quantize: str = Quantize.NONE.value
     sampling: tuple[str, ...] = SAMPLING
 
     def to_body(self) -> dict[str, Any]:
@@ -69,6 +79,8 @@ class Capabilities:
             "row_invariant": self.row_invariant,
             "dtype": self.dtype,
             "kernels": self.kernels,
+            "isa": self.isa,
+            "quantize": self.quantize,
             "sampling": list(self.sampling),
             "families": sorted(FAMILIES),
         }
@@ -99,9 +111,21 @@ class LoadedModel:
 
     @property
     def step_tokens(self) -> int:
-        """Positions to compute in one step at most: a token of every slot, and a chunk that stays short."""
-        small = self.weights_bytes < SMALL_MODEL_BYTES
-        return self.slots + (PREFILL_CHUNK_SMALL if small else PREFILL_CHUNK_LARGE)
+        """Prompt tokens to compute in one step at most."""
+        if self.capabilities.kernels == Kernels.NATIVE.value:
+            return STEP_TOKENS_MAX
+        return PREFILL_CHUNK_SMALL if self.weights_bytes < SMALL_MODEL_BYTES else PREFILL_CHUNK_LARGE
+
+    @property
+    def idle_blocks_max(self) -> int:
+        """Cache blocks kept for later sequences only: a whole context, or a GiB where that is more."""
+        block_bytes = BLOCK_POSITIONS * self.config.kv_values_per_position * Dtype(self.capabilities.dtype).size_bytes
+        return max(blocks_for(self.context_length), IDLE_BYTES_MAX // block_bytes)
+
+    @property
+    def drafts_max(self) -> int:
+        """Tokens to draft for one sequence: none where a pass over several rows does not give each the same bits."""
+        return DRAFTS_MAX if self.capabilities.row_invariant else 0
 
     @property
     def eos_ids(self) -> frozenset[int]:

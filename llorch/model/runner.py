@@ -11,6 +11,11 @@ class Runner(Protocol):
     """Computes one step after the other, from one thread at a time; `interrupt` may come from any thread."""
 
     @property
+    def promises_row_invariance(self) -> bool:
+        """Is it made so that a row gets the same bits in any company? Whether it does is tried while loading."""
+        ...
+
+    @property
     def kv_resident_bytes(self) -> int:
         """Cache memory in use: it grows with the blocks used and is never given back."""
         ...

@@ -273,9 +273,7 @@ class Service:
             logprobs=request.sampling.logprobs,
             seed=outlet.seed,
         )
-        return Submission(
-            outlet, prompt_ids, resumed, max_tokens, sampling, self.texts.eos_ids, text, outlet.labels
-        )
+        return Submission(outlet, prompt_ids, resumed, max_tokens, sampling, self.texts.eos_ids, text, outlet.labels)
 
     async def _text_stream(
         self, prompt_ids: tuple[int, ...], resumed: tuple[int, ...], stop: tuple[str, ...]

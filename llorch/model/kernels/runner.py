@@ -58,7 +58,7 @@ class Runner:
         drawn = iter(self._draw(draws, threads) if draws else ())
         return [tuple(next(drawn) for _ in row.draws) for row in plan.rows]
 
-    def logits(self, rows: tuple[Row, ...]) -> memoryview:
+    def logits(self, rows: tuple[Row, ...]) -> memoryview[float]:
         """[draws of all rows, vocab] fp32."""
         plan = StepPlan(rows)
         self._library.llorch_interrupt(self._engine, 0)
@@ -98,10 +98,10 @@ class Runner:
             blocks_at += len(row.blocks)
             self._blocks_touched.update(row.blocks[row.start // 128 :])
         blocks = _ints(chain.from_iterable(row.blocks for row in rows))
-        assert 0 <= min(blocks) and max(blocks) < self._blocks_max
+        assert min(blocks) >= 0 and max(blocks) < self._blocks_max
         copies = _ints(chain.from_iterable((copy.source, copy.target) for copy in plan.copies))
         tokens = _ints(chain.from_iterable(row.token_ids for row in rows))
-        assert 0 <= min(tokens) and max(tokens) < self._vocab
+        assert min(tokens) >= 0 and max(tokens) < self._vocab
         batch = Batch(
             count, len(rows), len(draw_rows), len(plan.copies), tokens, spans, blocks, _ints(draw_rows), copies
         )
