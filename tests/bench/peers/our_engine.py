@@ -7,7 +7,7 @@ measurement starts over at the context it is asked for.
 from __future__ import annotations
 
 import argparse
-import inspect
+import os
 import random
 from pathlib import Path
 from time import perf_counter
@@ -20,6 +20,7 @@ from llorch.base.errors import LlorchError
 from llorch.batching.blocks import BLOCK_POSITIONS, blocks_for
 from llorch.batching.plan import Copy, Draw, Row, StepPlan
 from llorch.batching.sequence import SamplingParams
+from llorch.host import runtime
 
 GREEDY = SamplingParams(temperature=0.0, seed=1)
 CHUNK = 512
@@ -79,26 +80,21 @@ class Engine:
 
 
 def _load(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
-    known = inspect.signature(model.load_model).parameters
-    options: dict[str, Any] = {}
-    if args.quantize != "none":
-        if "quantize" not in known:
-            raise ValueError("this llorch cannot quantize")
-        options["quantize"] = getattr(model, "Quantize", str)(args.quantize)
     try:
         loaded = model.load_model(
             args.model,
+            native=model.NativeKernels(runtime.kernels_dir(), os.environ.get("LLORCH_CPU_ISA")),
+            quantize=model.Quantize(args.quantize),
             dtype=model.Dtype(args.dtype),
             slots=args.slots,
             context=args.context,
             threads=args.threads,
-            **options,
         )
     except LlorchError as problem:
         raise ValueError(problem.message) from None
     engine = Engine(loaded)
     engine.prefill(64)
-    facts = {"kernels": loaded.capabilities.kernels, "dtype": loaded.capabilities.dtype}
+    facts = {name: loaded.capabilities.to_body()[name] for name in ("kernels", "isa", "dtype", "quantize")}
     return facts, {"decode": engine.decode, "prefill": engine.prefill}
 
 
