@@ -181,7 +181,7 @@ run_tests() {
 run_bench() {
     local name=${1:-}
     if [[ -z $name ]]; then
-        find "$ROOT/tests/bench" -name '[a-z]*.py' ! -name conftest.py -exec basename {} .py \; 2>/dev/null | sort
+        find "$ROOT/tests/bench" -maxdepth 1 -name '[a-z]*.py' ! -name conftest.py -exec basename {} .py \; 2>/dev/null | sort
         return
     fi
     [[ -f $ROOT/tests/bench/$name.py ]] || fail "no benchmark '$name'; ./install.sh bench lists them"

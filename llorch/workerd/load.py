@@ -84,5 +84,5 @@ def engine_of(
     loaded: LoadedModel, clock: SystemClock, *, publish: Callable[[list[Update]], None], died: Callable[[], None]
 ) -> Engine:
     """The step thread of a loaded model, not started yet."""
-    planner = Planner(slots=loaded.slots, context=loaded.context_length, step_tokens=loaded.step_tokens)
+    planner = Planner(slots=loaded.slots, context=loaded.context_length, step_tokens_max=loaded.step_tokens)
     return Engine(planner, loaded.runner, clock, publish=publish, died=died)

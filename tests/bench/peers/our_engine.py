@@ -1,0 +1,118 @@
+"""llorch's engine in a child process: a loaded model whose runner is given step plans, without a planner.
+
+Every sequence owns the same number of neighbouring cache blocks. The cache is filled to the longest context once; each
+measurement starts over at the context it is asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import random
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from peers.child import serve
+
+from llorch import model
+from llorch.base.errors import LlorchError
+from llorch.batching.blocks import BLOCK_POSITIONS, blocks_for
+from llorch.batching.plan import Copy, Draw, Row, StepPlan
+from llorch.batching.sequence import SamplingParams
+
+GREEDY = SamplingParams(temperature=0.0, seed=1)
+CHUNK = 512
+WARM_UP_STEPS = 2
+
+
+class Engine:
+    """A model and the blocks of its sequences."""
+
+    def __init__(self, loaded: model.LoadedModel) -> None:
+        self.loaded = loaded
+        self.blocks = blocks_for(loaded.context_length)
+        self.filled = 0
+        self.chance = random.Random(1)
+
+    def row(self, sequence: int, start: int, tokens: int, *, drawing: bool) -> Row:
+        """Random tokens of a sequence from a position on."""
+        token_ids = tuple(self.chance.randrange(self.loaded.config.vocab_size) for _ in range(tokens))
+        first = sequence * self.blocks
+        blocks = tuple(range(first, first + blocks_for(start + tokens)))
+        draws = (Draw(GREEDY, 0),) if drawing else ()
+        return Row(f"bench-{sequence}", start, token_ids, draws, blocks)
+
+    def fill(self, positions: int) -> None:
+        """Give every sequence keys and values up to a position: computed for the first, copied to the others."""
+        if positions <= self.filled:
+            return
+        for start in range(self.filled, positions, CHUNK):
+            tokens = min(CHUNK, positions - start)
+            self.loaded.runner.run(StepPlan((self.row(0, start, tokens, drawing=False),)))
+        copies = tuple(
+            Copy(block, sequence * self.blocks + block, BLOCK_POSITIONS)
+            for sequence in range(1, self.loaded.slots)
+            for block in range(blocks_for(positions))
+        )
+        self.loaded.runner.run(StepPlan((self.row(0, positions - 1, 1, drawing=True),), copies))
+        self.filled = positions
+
+    def decode(self, batch: int, context: int, steps: int) -> dict[str, Any]:
+        """Tokens a second of `steps` steps with a drawn token for each of `batch` sequences."""
+        self.fill(context)
+        began = 0.0
+        for step in range(-WARM_UP_STEPS, steps):
+            position = context + max(0, step)
+            plan = StepPlan(tuple(self.row(sequence, position, 1, drawing=True) for sequence in range(batch)))
+            if step == 0:
+                began = perf_counter()
+            self.loaded.runner.run(plan)
+        return {"tokens_per_s": batch * steps / (perf_counter() - began)}
+
+    def prefill(self, tokens: int) -> dict[str, Any]:
+        """Tokens a second of a prompt computed in one pass, its first token drawn."""
+        plan = StepPlan((self.row(0, 0, tokens, drawing=True),))
+        began = perf_counter()
+        self.loaded.runner.run(plan)
+        return {"tokens_per_s": tokens / (perf_counter() - began)}
+
+
+def _load(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    known = inspect.signature(model.load_model).parameters
+    options: dict[str, Any] = {}
+    if args.quantize != "none":
+        if "quantize" not in known:
+            raise ValueError("this llorch cannot quantize")
+        options["quantize"] = getattr(model, "Quantize", str)(args.quantize)
+    try:
+        loaded = model.load_model(
+            args.model,
+            dtype=model.Dtype(args.dtype),
+            slots=args.slots,
+            context=args.context,
+            threads=args.threads,
+            **options,
+        )
+    except LlorchError as problem:
+        raise ValueError(problem.message) from None
+    engine = Engine(loaded)
+    engine.prefill(64)
+    facts = {"kernels": loaded.capabilities.kernels, "dtype": loaded.capabilities.dtype}
+    return facts, {"decode": engine.decode, "prefill": engine.prefill}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--dtype", default="bf16")
+    parser.add_argument("--quantize", default="none")
+    parser.add_argument("--slots", type=int, default=16)
+    parser.add_argument("--context", type=int, default=2176)
+    parser.add_argument("--threads", type=int)
+    args = parser.parse_args()
+    serve(lambda: _load(args))
+
+
+if __name__ == "__main__":
+    main()
