@@ -71,9 +71,9 @@ class PlannerMachine(RuleBasedStateMachine):
         self.jobs: dict[str, Sequence] = {}
         self.tokens: dict[str, list[int]] = {}
 
-    @rule(jobs=st.lists(JOBS, min_size=1, max_size=4))
-    def add(self, jobs: list[Job]) -> None:
-        for job in jobs:
+    @rule(jobs=st.lists(JOBS, min_size=1, max_size=3), twins=st.integers(1, 2))
+    def add(self, jobs: list[Job], twins: int) -> None:
+        for job in jobs * twins:
             sequence = job.sequence(f"j{len(self.tokens)}")
             self.jobs[sequence.job_id] = sequence
             self.tokens[sequence.job_id] = list(sequence.resumed_ids)
