@@ -108,6 +108,7 @@ class PlannerMachine(RuleBasedStateMachine):
         assert job_id not in {outcome.job_id for outcome in outcomes}
         self.note(outcomes)
 
+    @precondition(lambda self: self.jobs)
     @rule()
     def a_step_fails(self) -> None:
         plan = self.plan()
@@ -195,5 +196,5 @@ class PlannerMachine(RuleBasedStateMachine):
         assert pool.free == pool.capacity and not tree.labels(1)
 
 
-PlannerMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+PlannerMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
 TestPlannerMachine = PlannerMachine.TestCase
