@@ -23,10 +23,9 @@ def _load(directory: Path, threads: int) -> tuple[dict[str, Any], dict[str, Any]
     def prompt(tokens: int) -> Any:
         return torch.tensor([[chance.randrange(network.config.vocab_size) for _ in range(tokens)]])
 
-    def generated_s(ids: Any, tokens: int) -> float:
-        began = perf_counter()
+    def generate(ids: Any, tokens: int) -> list[int]:
         with torch.inference_mode():
-            network.generate(
+            whole = network.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
                 min_new_tokens=tokens,
@@ -34,7 +33,15 @@ def _load(directory: Path, threads: int) -> tuple[dict[str, Any], dict[str, Any]
                 do_sample=False,
                 pad_token_id=0,
             )
+        return whole[0, ids.shape[1] :].tolist()
+
+    def generated_s(ids: Any, tokens: int) -> float:
+        began = perf_counter()
+        generate(ids, tokens)
         return perf_counter() - began
+
+    def greedy(prompt: list[int], tokens: int) -> dict[str, Any]:
+        return {"tokens": generate(torch.tensor([prompt]), tokens)}
 
     def decode(batch: int, context: int, steps: int) -> dict[str, Any]:
         assert batch == 1
@@ -45,7 +52,7 @@ def _load(directory: Path, threads: int) -> tuple[dict[str, Any], dict[str, Any]
         return {"tokens_per_s": tokens / generated_s(prompt(tokens), 1)}
 
     prefill(64)
-    return {"version": transformers.__version__}, {"decode": decode, "prefill": prefill}
+    return {"version": transformers.__version__}, {"decode": decode, "prefill": prefill, "greedy": greedy}
 
 
 def main() -> None:

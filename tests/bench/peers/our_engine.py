@@ -77,6 +77,18 @@ class Engine:
         self.loaded.runner.run(plan)
         return {"tokens_per_s": tokens / (perf_counter() - began)}
 
+    def greedy(self, prompt: list[int], tokens: int) -> dict[str, Any]:
+        """The likeliest tokens after a prompt."""
+        row = Row("bench-0", 0, tuple(prompt), (Draw(GREEDY, 0),), tuple(range(blocks_for(len(prompt)))))
+        found: list[int] = []
+        while True:
+            ((drawn,),) = self.loaded.runner.run(StepPlan((row,)))
+            found.append(drawn.token_id)
+            if len(found) == tokens:
+                return {"tokens": found}
+            at = len(prompt) + len(found) - 1
+            row = Row("bench-0", at, (found[-1],), (Draw(GREEDY, len(found)),), tuple(range(blocks_for(at + 1))))
+
 
 def _load(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     known = inspect.signature(model.load_model).parameters
@@ -99,7 +111,7 @@ def _load(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     engine = Engine(loaded)
     engine.prefill(64)
     facts = {"kernels": loaded.capabilities.kernels, "dtype": loaded.capabilities.dtype}
-    return facts, {"decode": engine.decode, "prefill": engine.prefill}
+    return facts, {"decode": engine.decode, "prefill": engine.prefill, "greedy": engine.greedy}
 
 
 def main() -> None:
