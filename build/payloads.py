@@ -1,7 +1,8 @@
 """The frozen file's embedded runtimes: slim, stripped, byte-compiled trees of installed packages as .tar.zst files.
 
-`torch` and `net` come from the site-packages of the running interpreter, `engine` from llorch/assets. Each is kept
-under build/work/payloads by the hash of what goes into it, so that only a change of packages or recipe rebuilds it.
+`torch` and `net` come from the site-packages of the running interpreter, `engine` from there and from llorch/assets: it
+is what every worker needs, so that one on the native kernels unpacks no torch. Each is kept under build/work/payloads
+by the hash of what goes into it, so that only a change of packages, assets or recipe rebuilds it.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ import sys
 import sysconfig
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from enum import Enum
 from importlib import metadata
 from pathlib import Path
 
+import kernels
 from backports.zstd import CompressionParameter, ZstdFile
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,7 +77,7 @@ NEVER_NEEDED = (
 
 TORCH = Recipe(
     "torch",
-    packages=("torch", "torchgen", "safetensors", "tokenizers"),
+    packages=("torch", "torchgen", "safetensors"),
     # `import torch` was tried without each of these, and a decoder run; what it cannot miss looks just as optional
     # (testing, distributed, fx, ao, jit, ...). Sources must stay: torch reads its own with inspect at import.
     dropped=(
@@ -125,7 +127,10 @@ NET = Recipe(
     dropped=(*NEVER_NEEDED, "*/tests", "fsspec/implementations", "huggingface_hub/templates"),
 )
 
-RECIPES = (TORCH, NET)
+# Beside llorch/assets and the kernels, see _engine_files.
+ENGINE = Recipe("engine", packages=("tokenizers",), dropped=NEVER_NEEDED)
+
+RECIPES = (TORCH, NET, ENGINE)
 
 
 def packages() -> list[str]:
@@ -138,15 +143,17 @@ def build_all(effort: Effort) -> dict[str, Built]:
     KEPT.mkdir(parents=True, exist_ok=True)
     for stale in KEPT.glob(".*-*"):  # of a build that was killed
         shutil.rmtree(stale)
-    built = {recipe.name: _from_packages(recipe, effort) for recipe in RECIPES}
-    return {**built, "engine": _engine(effort)}
+    return {recipe.name: _build(recipe, effort, _engine_files() if recipe is ENGINE else {}) for recipe in RECIPES}
 
 
-def _from_packages(recipe: Recipe, effort: Effort) -> Built:
+def _build(recipe: Recipe, effort: Effort, own_files: Mapping[str, Path]) -> Built:
+    """A recipe's packages, and `own_files` by their names in the tree."""
     versions = sorted(_dist_infos(recipe))
     inputs = repr((recipe, [path.name for path in versions], platform.python_version(), platform.machine()))
-    recipe_code = Path(__file__).read_bytes()
-    key = hashlib.sha256(recipe_code + inputs.encode()).hexdigest()[:16]
+    digest = hashlib.sha256(Path(__file__).read_bytes() + inputs.encode())
+    for name, source in own_files.items():
+        digest.update(b"\0" + name.encode() + b"\0" + source.read_bytes())
+    key = digest.hexdigest()[:16]
     if (kept := _kept(recipe.name, key, effort)) is not None:
         return kept
     print(f"building the {recipe.name} runtime ({effort.name.lower()})", flush=True)
@@ -161,23 +168,17 @@ def _from_packages(recipe: Recipe, effort: Effort) -> Built:
             (tree / info.name).mkdir()
             shutil.copyfile(info / "METADATA", tree / info.name / "METADATA")
         _finish_files(tree)
+        for name, source in own_files.items():
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, tree / name)
         return _pack(tree, recipe.name, key, effort)
 
 
-def _engine(effort: Effort) -> Built:
-    """llorch/assets as it is: small, and changing more often than the rest."""
-    assets = ROOT / "llorch" / "assets"
-    digest = hashlib.sha256()
-    with tempfile.TemporaryDirectory(dir=KEPT, prefix=".engine-") as scratch:
-        for source in sorted(path for path in assets.rglob("*") if path.is_file()):
-            if source.suffix in (".py", ".pyc"):
-                continue
-            target = Path(scratch) / "assets" / source.relative_to(assets)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
-            digest.update(str(source.relative_to(assets)).encode() + b"\0" + source.read_bytes())
-        key = digest.hexdigest()[:16]
-        return _kept("engine", key, effort) or _pack(Path(scratch), "engine", key, effort)
+def _engine_files() -> dict[str, Path]:
+    """llorch/assets as it is and the native kernels, by name in the engine's tree."""
+    found = sorted(path for path in (ROOT / "llorch" / "assets").rglob("*") if path.is_file())
+    assets = {p.relative_to(ROOT / "llorch").as_posix(): p for p in found if p.suffix not in (".py", ".pyc")}
+    return assets | {f"kernels/{library.name}": library for library in kernels.build_all()}
 
 
 def _kept(name: str, key: str, effort: Effort) -> Built | None:

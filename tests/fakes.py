@@ -19,6 +19,7 @@ from aiohttp import web
 from llorch import PROTOCOL
 from llorch.wire import execute, sse, strict_json
 from llorch.wire.announce import HEARTBEAT_S, Announcement, Heartbeat
+from llorch.wire.logprobs import Likely, TokenLogprob
 
 T = TypeVar("T")
 MODEL = "demo"
@@ -28,6 +29,13 @@ def token_text(prompt: str, position: int) -> str:
     """The deterministic token function: what comes at `position` after `prompt`."""
     digest = hashlib.sha256(f"{prompt}|{position}".encode()).digest()
     return f" w{digest[0]}é" if digest[1] % 5 == 0 else f" w{digest[0]}"
+
+
+def token_logprobs(position: int, count: int | None) -> list[TokenLogprob]:
+    """How the token at `position` was drawn, if that was asked for; with a figure in every notation JSON has."""
+    if count is None:
+        return []
+    return [TokenLogprob(position, -1e-6, tuple(Likely(n, -float(n)) for n in range(count)))]
 
 
 def expected_text(prompt: str, count: int) -> str:
@@ -80,6 +88,7 @@ class FakeWorker:
     hold_s: float = 0.0
     token: str | None = None
     protocol: int = PROTOCOL
+    prefixes: tuple[str, ...] = ()  # named in its heartbeats
     troubles: list[Trouble] = field(default_factory=list)
     executions: list[Execution] = field(default_factory=list)
     cancels: list[str] = field(default_factory=list)
@@ -173,7 +182,8 @@ class FakeWorker:
                             self.announced.append(answer.status)
                             known = answer.status == 200
                     else:
-                        beat = Heartbeat(len(self._live), self.slots, 100.0, "ready", 1, tuple(self._live)).to_body()
+                        live = tuple(self._live)
+                        beat = Heartbeat(len(live), self.slots, 100.0, "ready", 1, live, self.prefixes).to_body()
                         url = f"{orchestrator}/v2/workers/{self.worker_id}/heartbeat"
                         async with session.post(url, json=beat) as answer:
                             known = answer.status == 200
@@ -245,7 +255,8 @@ class FakeWorker:
                 if await self._strike(request, response, trouble.fault, index):
                     return
                 index += trouble.fault is Fault.GAP
-            frame = sse.encode(execute.token(token_text(prompt, position), index, [position]))
+            logprobs = token_logprobs(position, job.sampling.logprobs)
+            frame = sse.encode(execute.token(token_text(prompt, position), index, [position], logprobs))
             await response.write(frame * 2 if trouble is not None and trouble.fault is Fault.REPEAT else frame)
             position, index, run.frames = position + 1, index + 1, run.frames + 1
             if run.frames % 4 == 0:

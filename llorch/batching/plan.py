@@ -93,3 +93,10 @@ class Outcome:
     def token_ids(self) -> tuple[int, ...]:
         """The ids appended."""
         return tuple(drawn.token_id for drawn in self.drawn)
+
+
+class Interrupted(Exception):
+    """The step was interrupted: it drew nothing, and the positions it was to compute are still to be computed."""
+
+    def __init__(self) -> None:
+        super().__init__(type(self).__doc__)

@@ -1,95 +1,87 @@
-"""What the next forward pass computes: every decoding sequence's token first, then prefill chunks under a budget.
+"""What the next forward pass computes: every decoding sequence's tokens first, then prefill chunks under a budget.
 
 A state machine on plain integers: no model, no clock, no I/O. The loop around it is
 
     plan = planner.plan()               # a frozen value
-    tokens = runner.run(plan)           # one forward pass
-    outcomes = planner.commit(plan, tokens)
+    drawn = runner.run(plan)            # one forward pass: row for row, as many as the row has draws
+    outcomes = planner.commit(plan, drawn, seconds)
 
 Sequences may be added, cancelled or finished at any moment outside `commit`: rows of a plan whose sequence is gone by
-then are ignored.
+then are ignored. A plan that could not be run is simply not committed.
 """
 
 from __future__ import annotations
 
-import collections
+from collections.abc import Iterable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
 from llorch.base import errors
-from llorch.batching.blocks import BlockPool, blocks_for
-from llorch.batching.sequence import SamplingParams, Sequence, SequenceState, StopReason
+from llorch.batching.blocks import blocks_for
+from llorch.batching.cache import Cache
+from llorch.batching.pacer import Pacer
+from llorch.batching.plan import Drawn, Outcome, Row, StepPlan
+from llorch.batching.rows import row_of, shares
+from llorch.batching.sequence import Sequence, SequenceState, StopReason
+from llorch.batching.speculation import DECODING_MAX, DRAFTS_MAX, Drafter, verify
+from llorch.batching.waiting import WaitingList, arrival
+
+STEP_TOKENS_MAX = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Draw:
-    """A token to be drawn after a row's last position. `index` counts generated tokens from 0, resumed ones included.
+class Counts:
+    """What the planner has done so far, and the blocks as they are now; `blocks_used` includes the idle ones."""
 
-    `history` is every token id so far, and empty unless a penalty needs it.
-    """
-
-    params: SamplingParams
-    index: int
-    history: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """Consecutive tokens of one sequence, at positions `start`, `start` + 1, ... of `slot`; `draw` asks for logits."""
-
-    job_id: str
-    slot: int
-    start: int
-    token_ids: tuple[int, ...]
-    draw: Draw | None
-
-    @property
-    def positions(self) -> range:
-        """The positions this row computes."""
-        return range(self.start, self.start + len(self.token_ids))
-
-
-@dataclass(frozen=True, slots=True)
-class StepPlan:
-    """One forward pass: decode rows, then prefill chunks. False when there is nothing to do."""
-
-    rows: tuple[Row, ...] = ()
-
-    def __bool__(self) -> bool:
-        return bool(self.rows)
-
-    @property
-    def token_count(self) -> int:
-        """Positions computed by this step."""
-        return sum(len(row.token_ids) for row in self.rows)
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a step, a cancel or a finish did to one sequence: ids appended, and the reason when it ended."""
-
-    job_id: str
-    token_ids: tuple[int, ...]
-    tokens_out: int
-    stop_reason: StopReason | None = None
+    prompt_tokens_looked_up: int = 0
+    prompt_tokens_reused: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    preempted: int = 0
+    evicted: int = 0
+    blocks_used: int = 0
+    blocks_idle: int = 0
+    blocks_total: int = 0
 
 
 class Planner:
-    """`step_tokens` bounds the positions of one step, so that no prompt delays the others' next token for long.
+    """Sequences are admitted first come, first served, when a slot and the blocks of their ids are free.
 
-    Sequences are admitted first come, first served, when a slot and all blocks they can ever need are free.
+    Blocks are taken when positions need them; when there are none, the sequence that came last goes back to waiting, so
+    the one that came first always gets on. A step holds at most `step_tokens_max` prompt tokens besides
+    `1 + drafts_max` of each slot. `long_from`: prompts that with max_tokens are longer than this have `Row.stretch`.
+    `idle_max` bounds the blocks that are kept for later sequences only.
     """
 
-    def __init__(self, *, slots: int, context: int, step_tokens: int = 256, blocks: BlockPool | None = None) -> None:
-        assert step_tokens > slots > 0, "a step must hold a token of every slot and room for prefill"
+    def __init__(
+        self,
+        *,
+        slots: int,
+        context: int,
+        step_tokens_max: int = STEP_TOKENS_MAX,
+        blocks: int | None = None,
+        idle_max: int | None = None,
+        drafts_max: int = DRAFTS_MAX,
+        long_from: int | None = None,
+    ) -> None:
+        assert slots > 0
         self.slots = slots
         self.context = context
-        self.step_tokens = step_tokens
-        self.blocks = blocks or BlockPool(slots * blocks_for(context))
-        assert self.blocks.capacity >= blocks_for(context), "one sequence of full context must fit"
-        self._waiting: collections.deque[Sequence] = collections.deque()
-        self._running: dict[int, Sequence] = {}
+        self.preempted = 0
+        self.drafted = 0
+        self.accepted = 0
+        self.cache = Cache(slots * blocks_for(context) if blocks is None else blocks, idle_max)
+        assert self.cache.pool.capacity >= blocks_for(context), "one sequence of full context must fit"
+        self._drafts_max = drafts_max
+        self._long_from = long_from
+        self._pacer = Pacer(step_tokens_max)
+        self._arrivals = 0
         self._live: dict[str, Sequence] = {}
+        self._waiting = WaitingList()
+        self._running: dict[str, Sequence] = {}
+        self._drafters: dict[str, Drafter] = {}
+        self._planned: StepPlan | None = None
+        self._rows: dict[str, Row] = {}
 
     @property
     def live(self) -> int:
@@ -100,6 +92,26 @@ class Planner:
     def slots_busy(self) -> int:
         """Slots taken by running sequences."""
         return len(self._running)
+
+    @property
+    def counts(self) -> Counts:
+        """A snapshot for whoever watches."""
+        cache, pool, tree = self.cache, self.cache.pool, self.cache.tree
+        return Counts(
+            cache.prompt_tokens_looked_up,
+            cache.prompt_tokens_reused,
+            self.drafted,
+            self.accepted,
+            self.preempted,
+            tree.evicted,
+            pool.capacity - pool.free,
+            tree.idle,
+            pool.capacity,
+        )
+
+    def labels(self, limit: int) -> tuple[str, ...]:
+        """Labels of the beginnings that are in the cache, the latest first."""
+        return self.cache.tree.labels(limit)
 
     def sequence(self, job_id: str) -> Sequence | None:
         """The live sequence of a job."""
@@ -115,13 +127,18 @@ class Planner:
             raise errors.DuplicateJob
         if not sequence.prompt_ids or sequence.max_tokens < 1:
             raise errors.InvalidRequest("the prompt needs at least one token and max_tokens at least 1")
-        if sequence.prompt_length + sequence.max_tokens > self.context:
+        positions = sequence.prompt_length + sequence.max_tokens
+        if positions > self.context:
             raise errors.ContextLengthExceeded(
                 f"{sequence.prompt_length} prompt tokens and max_tokens {sequence.max_tokens} "
                 f"exceed the context of {self.context}"
             )
+        self._arrivals += 1
+        sequence.arrival = self._arrivals
+        sequence.stretch = self._long_from is not None and positions > self._long_from
         self._live[sequence.job_id] = sequence
-        self._waiting.append(sequence)
+        self._waiting.add(sequence)
+        self._planned = None
         if sequence.tokens_out >= sequence.max_tokens:
             return self.finish(sequence.job_id, StopReason.MAX_TOKENS)
         return None
@@ -132,87 +149,159 @@ class Planner:
 
     def finish(self, job_id: str, reason: StopReason) -> Outcome | None:
         """End a sequence for a reason the planner cannot see, such as a stop string. None when it is not live."""
-        sequence = self._live.pop(job_id, None)
+        sequence = self._live.get(job_id)
         if sequence is None:
             return None
-        if sequence.slot is None:
-            self._waiting.remove(sequence)
-        else:
-            del self._running[sequence.slot]
-            self.blocks.release(job_id)
-        sequence.slot = None
-        sequence.state = SequenceState.FINISHED
-        sequence.stop_reason = reason
-        return Outcome(job_id, (), sequence.tokens_out, reason)
+        if sequence.state is not SequenceState.WAITING:
+            self.cache.keep(sequence)
+        return self._end(sequence, reason)
+
+    def abort(self, job_id: str) -> Outcome | None:
+        """End a sequence whose step failed: what is in its private blocks is not to be trusted, nor kept.
+
+        Its whole blocks are from steps that succeeded, and no row writes into them any more.
+        """
+        sequence = self._live.get(job_id)
+        if sequence is None:
+            return None
+        if sequence.state is not SequenceState.WAITING:
+            self.cache.drop(sequence)
+        return self._end(sequence, StopReason.CANCELLED)
 
     def plan(self) -> StepPlan:
-        """The next step. Without a commit in between, the same again."""
-        self._admit()
-        running = [self._running[slot] for slot in sorted(self._running)]
-        decode = [_row(s, 1) for s in running if s.state is SequenceState.DECODE]
-        prefill = [s for s in running if s.state is SequenceState.PREFILL]
-        return StepPlan((*decode, *_share(prefill, self.step_tokens - len(decode))))
+        """The next step. Until something changes, the same again."""
+        while self._planned is None:
+            plan = self._compose()
+            if plan or not self._live:  # otherwise all went back to waiting, and the first of them has room now
+                self._planned = plan
+        return self._planned
 
-    def commit(self, plan: StepPlan, tokens: Items[int | None]) -> list[Outcome]:
-        """Enter what the model drew: one token per row that asked for one, None for the others."""
+    def commit(self, plan: StepPlan, drawn: Items[tuple[Drawn, ...]], seconds: float) -> list[Outcome]:
+        """Enter what the model drew for the plan made last, row for row, and how long that took."""
+        self._planned = None
+        self.cache.copied(plan.copies)
+        decode_tokens = sum(len(row.token_ids) for row in plan.rows if len(row.token_ids) == len(row.draws))
+        self._pacer.learn(decode_tokens, plan.token_count - decode_tokens, seconds)
         outcomes = []
-        for row, token in zip(plan.rows, tokens, strict=True):
-            sequence = self._running.get(row.slot)
-            if sequence is None or sequence.job_id != row.job_id or sequence.computed != row.start:
-                continue
-            sequence.computed += len(row.token_ids)
-            if row.draw is not None:
-                assert token is not None
-                outcomes.append(self._extend(sequence, token))
+        for row, tokens in zip(plan.rows, drawn, strict=True):
+            assert len(tokens) == len(row.draws)
+            if self._rows.get(row.job_id) is row:
+                del self._rows[row.job_id]
+                outcomes += self._enter(self._running[row.job_id], row, tokens)
         return outcomes
 
     def _admit(self) -> None:
-        free = [slot for slot in range(self.slots) if slot not in self._running]
-        for slot in free:
-            if not self._waiting:
+        while self._waiting and len(self._running) < self.slots:
+            sequence = self._next_to_admit()
+            if sequence is None:
                 return
-            sequence = self._waiting[0]
-            if not self.blocks.reserve(sequence.job_id, sequence.positions_max):
-                return
-            self._waiting.popleft()
-            sequence.slot = slot
+            self._waiting.remove(sequence)
             sequence.state = SequenceState.PREFILL
-            self._running[slot] = sequence
+            self._running[sequence.job_id] = sequence
+            self.cache.admit(sequence)
 
-    def _extend(self, sequence: Sequence, token: int) -> Outcome:
-        sequence.state = SequenceState.DECODE
-        if token in sequence.eos_ids:
-            reason: StopReason | None = StopReason.EOS
-            appended: tuple[int, ...] = ()
+    def _next_to_admit(self) -> Sequence | None:
+        """With nothing running the first one: all blocks can be had."""
+        if not self._running:
+            return self._waiting.first()
+        claimed = sum(map(self.cache.missing, self._running.values()))
+        return self._waiting.first_fitting(lambda sequence: self.cache.has_room(sequence, claimed))
+
+    def _compose(self) -> StepPlan:
+        self._admit()
+        running = sorted(self._running.values(), key=arrival)
+        prefill = [s for s in running if s.state is SequenceState.PREFILL]
+        for sequence in prefill:
+            self.cache.follow(sequence)
+        decode = [s for s in running if s.state is SequenceState.DECODE]
+        drafts = {s.job_id: self._draft(s, len(decode)) for s in decode}
+        wanted = {job_id: 1 + len(tokens) for job_id, tokens in drafts.items()}
+        wanted |= shares(self._leading(prefill), self._pacer.budget(sum(wanted.values())))
+        taken = {}
+        for sequence in running:  # who came first takes its blocks first
+            taken[sequence.job_id] = self._make_room(sequence, wanted.get(sequence.job_id, 0))
+        rows = [
+            row_of(s, taken[s.job_id], drafts.get(s.job_id, ()))
+            for s in (*decode, *prefill)
+            if s.job_id in self._running and taken[s.job_id]
+        ]
+        self._rows = {row.job_id: row for row in rows}
+        return StepPlan(tuple(rows), self.cache.copies)
+
+    def _draft(self, sequence: Sequence, decoding: int) -> tuple[int, ...]:
+        """Tokens to be verified beside the next one; none when the batch is large enough to be worth its pass."""
+        if not self._drafts_max or decoding >= DECODING_MAX:
+            return ()
+        drafter = self._drafters.get(sequence.job_id)
+        if drafter is None:
+            drafter = self._drafters[sequence.job_id] = Drafter(self._drafts_max, sequence.eos_ids)
+        return drafter.draft(sequence.token_ids, sequence.max_tokens - sequence.tokens_out - 1)
+
+    def _leading(self, prefill: Iterable[Sequence]) -> list[Sequence]:
+        """Of those that are at the same whole block only the first: the others take it over once it is computed."""
+        leading = []
+        seen = set()
+        for sequence in prefill:
+            token_ids = self.cache.next_whole(sequence)
+            block = (self.cache.branch(sequence), token_ids)
+            if not token_ids or block not in seen:
+                leading.append(sequence)
+                seen.add(block)
+        return leading
+
+    def _make_room(self, sequence: Sequence, wanted: int) -> int:
+        """Positions of the `wanted` next ones that have blocks: at least one, unless it is preempted itself."""
+        while wanted and sequence.job_id in self._running:
+            end = self.cache.grow(sequence, sequence.computed + wanted)
+            if end > sequence.computed:
+                return end - sequence.computed
+            self._preempt(max(self._running.values(), key=arrival))
+        return 0
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Back to waiting, before all that came later; what it computed stays as long as nobody needs the room."""
+        self.cache.keep(sequence)
+        del self._running[sequence.job_id]
+        sequence.state = SequenceState.WAITING
+        sequence.preemptions += 1
+        self.preempted += 1
+        self._waiting.add(sequence)
+
+    def _enter(self, sequence: Sequence, row: Row, drawn: tuple[Drawn, ...]) -> list[Outcome]:
+        if not drawn:
+            sequence.computed = row.positions.stop
+            self.cache.enter(sequence)
+            return []
+        drafts = row.token_ids[len(row.token_ids) - len(drawn) + 1 :]
+        room = sequence.max_tokens - sequence.tokens_out
+        verdict = verify(drafts, drawn, sequence.eos_ids, room)
+        sequence.token_ids += (one.token_id for one in verdict.drawn)
+        sequence.computed = row.positions.stop - len(drafts) + verdict.accepted
+        self.cache.enter(sequence)
+        self._note_drafts(sequence, len(drafts), verdict.accepted)
+        if sequence.state is SequenceState.PREFILL:
+            sequence.state = SequenceState.DECODE
+            self.cache.label(sequence)
+        if verdict.reason is not None:
+            self.finish(sequence.job_id, verdict.reason)
+        return [Outcome(sequence.job_id, verdict.drawn, sequence.tokens_out, verdict.reason)]
+
+    def _note_drafts(self, sequence: Sequence, drafted: int, accepted: int) -> None:
+        self.drafted += drafted
+        self.accepted += accepted
+        drafter = self._drafters.get(sequence.job_id)
+        if drafter is not None:
+            drafter.verified(drafted, accepted)
+
+    def _end(self, sequence: Sequence, reason: StopReason) -> Outcome:
+        del self._live[sequence.job_id]
+        if sequence.state is SequenceState.WAITING:
+            self._waiting.remove(sequence)
         else:
-            sequence.token_ids.append(token)
-            appended = (token,)
-            reason = StopReason.MAX_TOKENS if sequence.tokens_out >= sequence.max_tokens else None
-        if reason is not None:
-            self.finish(sequence.job_id, reason)
-        return Outcome(sequence.job_id, appended, sequence.tokens_out, reason)
-
-
-def _share(prefill: list[Sequence], budget: int) -> list[Row]:
-    """Max-min fair chunks: a short prompt is not held up by a long one, and what it leaves goes to the long one."""
-    rows = []
-    waiting = sorted(prefill, key=lambda s: s.remaining)
-    for index, sequence in enumerate(waiting):
-        share = -(-budget // (len(waiting) - index))
-        take = min(sequence.remaining, share)
-        if take:
-            rows.append(_row(sequence, take))
-            budget -= take
-    return rows
-
-
-def _row(sequence: Sequence, take: int) -> Row:
-    assert sequence.slot is not None
-    end = sequence.computed + take
-    draw = None
-    if end == len(sequence.token_ids):
-        penalised = sequence.sampling.repetition_penalty != 1.0
-        history = tuple(sequence.token_ids) if penalised else ()
-        draw = Draw(sequence.sampling, sequence.tokens_out, history)
-    token_ids = tuple(sequence.token_ids[sequence.computed : end])
-    return Row(sequence.job_id, sequence.slot, sequence.computed, token_ids, draw)
+            del self._running[sequence.job_id]
+        self._rows.pop(sequence.job_id, None)
+        self._drafters.pop(sequence.job_id, None)
+        self._planned = None
+        sequence.state = SequenceState.FINISHED
+        sequence.stop_reason = reason
+        return Outcome(sequence.job_id, (), sequence.tokens_out, reason)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 from enum import Enum
 
 
 class SequenceState(Enum):
-    """WAITING has no slot; PREFILL has positions left to compute; DECODE extends by one token a step."""
+    """WAITING has no slot; PREFILL has positions left to compute; DECODE draws in every step."""
 
     WAITING = "waiting"
     PREFILL = "prefill"
@@ -55,7 +56,10 @@ class Sequence:
     """`token_ids` = prompt, then resumed ids, then drawn ids. The end-of-sequence id is never appended nor counted.
 
     `resumed_ids` were drawn and relayed by an earlier worker: they count towards `max_tokens` and penalties, and the
-    index of the next draw continues after them. Only the planner changes `slot`, `state`, `computed` and `token_ids`.
+    index of the next draw continues after them. `labels` name beginnings of the prompt, the longest last, for whoever
+    looks for a worker that holds them. All other fields are the planner's to change: `computed` positions are in the
+    cache, in `blocks`; `arrival` numbers the sequences as they came; `overtaken` counts those admitted before it
+    though they came later.
     """
 
     job_id: str
@@ -64,10 +68,15 @@ class Sequence:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     eos_ids: frozenset[int] = frozenset()
     resumed_ids: tuple[int, ...] = ()
+    labels: tuple[str, ...] = ()
     token_ids: list[int] = field(init=False)
     state: SequenceState = field(init=False, default=SequenceState.WAITING)
-    slot: int | None = field(init=False, default=None)
+    blocks: list[int] = field(init=False, default_factory=list)
     computed: int = field(init=False, default=0)
+    stretch: bool = field(init=False, default=False)
+    arrival: int = field(init=False, default=0)
+    overtaken: int = field(init=False, default=0)
+    preemptions: int = field(init=False, default=0)
     stop_reason: StopReason | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -92,3 +101,9 @@ class Sequence:
     def positions_max(self) -> int:
         """Cache positions it can ever need: the last token drawn is never fed back."""
         return self.prompt_length + self.max_tokens - 1
+
+
+def common_length(first: Items[int], second: Items[int]) -> int:
+    """How many ids both begin with."""
+    pairs = zip(first, second, strict=False)
+    return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))

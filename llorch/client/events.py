@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from llorch.base.errors import LlorchError, by_code
+from llorch.wire.logprobs import TokenLogprob, read_logprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +41,14 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """The next piece of text: `t` is complete UTF-8, `i` counts pieces from 0 without a gap."""
+    """The next piece of text: `t` is complete UTF-8, `i` counts pieces from 0 without a gap.
+
+    `logprobs`: its tokens one by one, when the request asked for it.
+    """
 
     t: str
     i: int
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +96,7 @@ _BUILD: Mapping[str, Callable[[Mapping[str, Any]], InferenceEvent]] = {
     "started": lambda d: Started(
         str(d["job_id"]), str(d["model"]), str(d["started_at"]), d.get("worker_id"), d.get("queue_wait_ms")
     ),
-    "token": lambda d: Token(str(d["t"]), int(d["i"])),
+    "token": lambda d: Token(str(d["t"]), int(d["i"]), read_logprobs(d.get("logprobs"))),
     "metrics": lambda d: Metrics(
         int(d["tokens_out"]), int(d["decode_time_ms"]), float(d["tokens_per_s"]), int(d["vram_bytes"])
     ),

@@ -16,7 +16,9 @@ class InferenceRequest:
     """One inference request; None leaves the choice to orchestratord.
 
     `prompt` is sent raw, `messages` (role and content each) go through the model's template; give one of them.
-    Durations are milliseconds from acceptance. The server checks all values and reports every problem at once.
+    `logit_bias` maps token ids to what is added to their logits; with `logprobs` N every token is reported with its
+    log probability and those of the N likeliest. Durations are milliseconds from acceptance. The server checks all
+    values and reports every problem at once.
     """
 
     prompt: str | None = None
@@ -28,6 +30,10 @@ class InferenceRequest:
     top_k: int | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: Mapping[int, float] | None = None
+    logprobs: int | None = None
     stop: str | Sequence[str] | None = None
     seed: int | None = None
     priority: Priority | None = None
@@ -42,6 +48,8 @@ class InferenceRequest:
         body: dict[str, Any] = {name: value for name in _PLAIN if (value := getattr(self, name)) is not None}
         if self.messages is not None:
             body["messages"] = [dict(message) for message in self.messages]
+        if self.logit_bias is not None:
+            body["logit_bias"] = {str(token_id): bias for token_id, bias in self.logit_bias.items()}
         if self.stop is not None:
             body["stop"] = self.stop if isinstance(self.stop, str) else list(self.stop)
         if self.priority is not None:
@@ -60,6 +68,9 @@ _PLAIN = (
     "top_k",
     "min_p",
     "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "logprobs",
     "seed",
     "session_id",
     "deadline_ms",

@@ -105,8 +105,11 @@ class WorkerAnnounced:
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatReceived:
+    """`prefixes` are the digests of the beginnings of prompts that the worker's cache holds."""
+
     worker_id: WorkerId
     load: Load
+    prefixes: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from llorch.base.ids import JobId, ModelId, PoolId, WorkerId
 from llorch.core.effects import PoolRecord
+from llorch.core.prefixes import PrefixIndex
 from llorch.core.worker import Load, WorkerRecord, WorkerSpec, WorkerState
 
 Seat = tuple[JobId, int]
@@ -85,6 +86,7 @@ class Fleet:
         self._by_url: dict[str, WorkerId] = {}
         self._contexts: dict[ModelId | None, list[int]] = {}
         self.models: set[ModelId] = set()
+        self.prefixes = PrefixIndex()
 
     def add(self, worker: Worker, now: float) -> None:
         """Take a worker in; its id must be free."""
@@ -93,7 +95,7 @@ class Fleet:
         self._index(worker, now)
 
     def renew(self, worker: Worker, spec: WorkerSpec, now: float) -> None:
-        """A known worker announced itself again; its seats stay."""
+        """A known worker announced itself again; its seats stay, what it had in its cache may be gone."""
         self._unindex(worker)
         worker.spec, worker.announced_at = spec, now
         worker.state, worker.lost_reason = WorkerState.READY, None
@@ -120,6 +122,7 @@ class Fleet:
 
     def _unindex(self, worker: Worker) -> None:
         self._close(worker)
+        self.prefixes.report(worker.id, frozenset())
         del self._serving[worker.spec.model][worker.id]
         self._ready[worker.spec.model].pop(worker.id, None)
         if self._by_url.get(worker.spec.url) == worker.id:

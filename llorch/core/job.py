@@ -75,7 +75,9 @@ class JobSpec:
     """What a client asked for, checked and with its seed minted; never changes.
 
     `payload` is the execute body without job_id and resume, opaque to the brain; `messages` counts those of a chat, 0
-    for a plain prompt. `max_tokens` None means min(256, context). Durations count from acceptance.
+    for a plain prompt. `prefixes` are the digests of the prompt's beginnings, the shortest first; like the payload
+    they are not kept once the job has ended. `max_tokens` None means min(256, context). Durations count from
+    acceptance.
     """
 
     job_id: JobId
@@ -84,6 +86,7 @@ class JobSpec:
     prompt_bytes: int
     seed: int
     messages: int = 0
+    prefixes: tuple[str, ...] = ()
     model: ModelId | None = None
     prompt_tokens: int | None = None
     max_tokens: int | None = None

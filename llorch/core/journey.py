@@ -11,7 +11,7 @@ from llorch.core.effects import CancelAttempt, CancelCause, Dispatch, Finish
 from llorch.core.events import AttemptStopped
 from llorch.core.fleet import Worker
 from llorch.core.job import Ending, Failure, FailureKind, JobState, Priority, Result
-from llorch.core.placement import Chooser, serveable, takes
+from llorch.core.placement import Chooser, Leaning, serveable, takes
 from llorch.core.queue import QueueKey, Shape
 from llorch.core.state import LiveJob, State
 from llorch.core.timers import Bell
@@ -96,14 +96,16 @@ def place(state: State, job: LiveJob) -> bool:
     shape = entry[1]
     spec = job.record.spec
     affine = None if spec.session_id is None else state.sessions.get((spec.tenant, spec.session_id))
+    leaning = Leaning(spec.wishes.prefer_pools, affine, state.fleet.prefixes.held(spec.prefixes))
     chooser = Chooser(state.fleet, state.policy, state.settings.reasons_max)
-    choice = chooser.choose(job.view, shape, spec.wishes.prefer_pools, affine, state.now)
+    choice = chooser.choose(job.view, shape, leaning, state.now)
     if choice.worker is None:
         if job.bounces <= BOUNCES_EXPLAINED_MAX:
             state.explain(job.id, "waiting", None, choice.reasons)
         return False
     if job.bounces <= BOUNCES_EXPLAINED_MAX:
-        state.explain(job.id, "placed", choice.worker.id, choice.reasons, f"attempt {job.record.attempts + 1}")
+        note = f"attempt {job.record.attempts + 1}{leaning.told(choice.worker)}"
+        state.explain(job.id, "placed", choice.worker.id, choice.reasons, note)
     _dispatch(state, job, choice.worker, shape)
     return True
 

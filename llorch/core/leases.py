@@ -73,6 +73,7 @@ def heard(state: State, event: HeartbeatReceived) -> None:
     worker.state = WorkerState.DRAINING if draining else WorkerState.READY
     worker.lost_reason = None
     state.fleet.heard(worker, event.load, state.now)
+    state.fleet.prefixes.report(worker.id, event.prefixes)
     if worker.state is not before:
         watch_lease(state, worker)
         state.keep_worker(worker)

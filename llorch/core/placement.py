@@ -7,7 +7,7 @@ or may be too small) is used when no ready worker fits fully, be it busy or not.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import NamedTuple
 
 from llorch.base.errors import PoolUnavailable, WorkerUnavailable
@@ -15,11 +15,25 @@ from llorch.base.ids import ModelId, PoolId, WorkerId
 from llorch.core.fleet import Fleet, LoadKey, Worker
 from llorch.core.job import Wishes
 from llorch.core.policy import Candidate, Policy, TaskView
+from llorch.core.prefixes import CROWD, Held
 from llorch.core.queue import Shape
 from llorch.core.worker import WorkerState
 
 CANDIDATES_MAX = 8
 Reasons = list[tuple[str, str]]
+
+
+class Leaning(NamedTuple):
+    """What a job would like but does not demand: pools, the worker of its session, those that hold its beginning."""
+
+    pools: tuple[str, ...] = ()
+    affine: WorkerId | None = None
+    held: Held = Held()
+
+    def told(self, worker: Worker) -> str:
+        """What speaks for this worker, for `explain`; empty when it holds nothing."""
+        parts = self.held.parts_on(worker.id)
+        return f", holds {parts} of {self.held.total} prefix parts" if parts else ""
 
 
 class Choice(NamedTuple):
@@ -97,30 +111,26 @@ class Chooser:
         self._policy = policy
         self._reasons_max = reasons_max
 
-    def choose(
-        self, task: TaskView, shape: Shape, prefer: tuple[str, ...], affine: WorkerId | None, now: float
-    ) -> Choice:
+    def choose(self, task: TaskView, shape: Shape, leaning: Leaning, now: float) -> Choice:
         """A worker for the job, or the reasons why not. Deterministic: ties go to the smaller id."""
         reasons: Reasons = []
-        feasible = self._feasible(shape, prefer, affine, reasons)
+        feasible = self._feasible(shape, leaning, reasons)
         if not feasible:
             return Choice(None, self._why_none(shape, reasons, now))
-        ranked = self._rank(feasible, shape, prefer, affine)
-        candidates = [self._candidate(worker, shape, prefer, affine) for worker in ranked]
+        ranked = self._rank(feasible, shape, leaning)
+        candidates = [self._candidate(worker, shape, leaning) for worker in ranked]
         chosen = self._policy.choose_worker(task, candidates)
         worker = next((worker for worker in ranked if worker.id == chosen), ranked[0])
         for other in ranked:
             if other is not worker and len(reasons) < self._reasons_max:
-                reasons.append((other.id, "could, but another ranked better"))
+                reasons.append((other.id, f"could{leaning.told(other)}, but another ranked better"))
         return Choice(worker, reasons)
 
-    def _feasible(
-        self, shape: Shape, prefer: tuple[str, ...], affine: WorkerId | None, reasons: Reasons
-    ) -> list[Worker]:
-        """Open fitting workers. With wishes all are looked at, else the first few by load and the affine one."""
+    def _feasible(self, shape: Shape, leaning: Leaning, reasons: Reasons) -> list[Worker]:
+        """Open fitting workers. With wishes for pools all are looked at, else the liked ones and the first by load."""
         first: list[Worker] = []
         second: list[Worker] = []
-        for worker in self._in_order(shape, affine):
+        for worker in self._in_order(shape, leaning):
             reason = hard_misfit(shape, worker)
             if reason is None:
                 soft = soft_misfit(shape, worker)
@@ -128,38 +138,61 @@ class Chooser:
                 reason = soft
             if reason is not None and len(reasons) < self._reasons_max:
                 reasons.append((worker.id, reason))
-            if len(first) >= CANDIDATES_MAX and not prefer:
+            if len(first) >= CANDIDATES_MAX and not leaning.pools:
                 break
         if first or not second or better_known(self._fleet, shape):
             return first
         reasons[:] = [(name, reason) for name, reason in reasons if name not in {worker.id for worker in second}]
         return second
 
-    def _in_order(self, shape: Shape, affine: WorkerId | None) -> Iterator[Worker]:
-        """Open workers: the pinned one alone, or the affine one and then all by load."""
-        wanted = shape.pin_worker or affine
-        near = None if wanted is None else self._fleet.workers.get(wanted)
-        if near is not None and near.open_key is not None:
-            yield near
-        if shape.pin_worker is None:
-            for worker in self._fleet.open(shape.lane):
-                if worker is not near:
-                    yield worker
+    def _in_order(self, shape: Shape, leaning: Leaning) -> Iterator[Worker]:
+        """Open workers, each once: the pinned one alone, or the liked ones and then all by load."""
+        if shape.pin_worker is not None:
+            yield from self._if_open(shape.pin_worker)
+            return
+        seen: set[WorkerId] = set()
+        for worker in chain(self._liked(shape, leaning), self._fleet.open(shape.lane)):
+            if worker.id not in seen:
+                seen.add(worker.id)
+                yield worker
 
-    def _rank(
-        self, workers: list[Worker], shape: Shape, prefer: tuple[str, ...], affine: WorkerId | None
-    ) -> list[Worker]:
-        def key(worker: Worker) -> tuple[bool, int, bool, int, LoadKey]:
+    def _liked(self, shape: Shape, leaning: Leaning) -> Iterator[Worker]:
+        """Open workers that are looked at whatever their load: the affine one, then those that hold most."""
+        if leaning.affine is not None:
+            yield from self._if_open(leaning.affine)
+        looked_at: set[WorkerId] = set()
+        for _, holders in leaning.held.levels:
+            if len(holders) > CROWD:
+                # Some of so many are among the least loaded; shorter beginnings have even more holders.
+                yield from (w for w in islice(self._fleet.open(shape.lane), CROWD) if w.id in holders)
+                return
+            yield from self._open_by_load(shape, [name for name in holders if name not in looked_at])
+            looked_at.update(holders)
+
+    def _open_by_load(self, shape: Shape, names: list[WorkerId]) -> Iterator[Worker]:
+        workers = [self._fleet.workers[name] for name in names]
+        keys = [w.open_key for w in workers if w.open_key is not None and shape.lane in (None, w.spec.model)]
+        return (self._fleet.workers[key[2]] for key in sorted(keys))
+
+    def _if_open(self, worker_id: WorkerId) -> Iterator[Worker]:
+        worker = self._fleet.workers.get(worker_id)
+        if worker is not None and worker.open_key is not None:
+            yield worker
+
+    def _rank(self, workers: list[Worker], shape: Shape, leaning: Leaning) -> list[Worker]:
+        def key(worker: Worker) -> tuple[bool, int, bool, int, int, LoadKey]:
             assert worker.open_key is not None
-            pool = prefer.index(worker.spec.pool) if worker.spec.pool in prefer else len(prefer)
+            pools = leaning.pools
+            pool = pools.index(worker.spec.pool) if worker.spec.pool in pools else len(pools)
             # Among workers that are all too small for an upper bound, the largest is the likeliest to do.
             context = worker.spec.context_length
             room = 0 if context >= shape.context else -context
-            return (shape.shun == worker.id, pool, worker.id != affine, room, worker.open_key)
+            parts = leaning.held.parts_on(worker.id)
+            return (shape.shun == worker.id, pool, worker.id != leaning.affine, room, -parts, worker.open_key)
 
         return sorted(workers, key=key)
 
-    def _candidate(self, worker: Worker, shape: Shape, prefer: tuple[str, ...], affine: WorkerId | None) -> Candidate:
+    def _candidate(self, worker: Worker, shape: Shape, leaning: Leaning) -> Candidate:
         assert worker.open_key is not None
         return Candidate(
             worker_id=worker.id,
@@ -168,8 +201,9 @@ class Chooser:
             slots_free=worker.slots_free,
             load=worker.open_key[0],
             tokens_per_s=worker.load.tokens_per_s,
-            preferred=worker.spec.pool in prefer,
-            affine=worker.id == affine,
+            preferred=worker.spec.pool in leaning.pools,
+            affine=worker.id == leaning.affine,
+            prefix_parts=leaning.held.parts_on(worker.id),
             second_choice=soft_misfit(shape, worker) is not None,
         )
 

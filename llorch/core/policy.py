@@ -45,7 +45,10 @@ class TaskView:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A worker that could take the job now. `second_choice`: it failed the job before, or may be too small."""
+    """A worker that could take the job now. `second_choice`: it failed the job before, or may be too small.
+
+    `prefix_parts`: how much of the prompt's beginning its cache holds.
+    """
 
     worker_id: WorkerId
     pool: PoolId
@@ -55,6 +58,7 @@ class Candidate:
     tokens_per_s: float
     preferred: bool
     affine: bool
+    prefix_parts: int
     second_choice: bool
 
 

@@ -117,10 +117,17 @@ def ensure(name: str) -> Path:
 
 
 def assets_dir() -> Path:
-    """The directory of the program's own data: demo model, kernels, dashboard."""
+    """The directory of the program's own data, inside the engine runtime: demo model, kernels, dashboard."""
     if not is_frozen():
         return Path(llorch.__file__).parent / "assets"
     return unpack("engine") / "assets"
+
+
+def kernels_dir() -> Path:
+    """The directory of the native kernels' libraries; from sources, where build/kernels.py puts them. May not exist."""
+    if not is_frozen():
+        return Path(llorch.__file__).parent.parent / "build" / "out" / "kernels"
+    return unpack("engine") / "kernels"
 
 
 def daemon_command(applet: str) -> list[str]:

@@ -90,22 +90,22 @@ def _unpack(names: Sequence[str]) -> int:
 
 
 def _check() -> int:
-    """Load one module out of every runtime; the first that fails says why."""
+    """Load one module out of every runtime, and look for the demo model; each that fails says why."""
     failed = 0
-    for name, modules in (("net", ("cryptography.hazmat.bindings._rust",)), ("torch", ("torch", "tokenizers"))):
+    for name, module in (
+        ("net", "cryptography.hazmat.bindings._rust"),
+        ("torch", "torch"),
+        ("engine", "tokenizers"),
+    ):
         try:
             runtime.ensure(name)
-            for module in modules:
-                __import__(module)
+            __import__(module)
+            if name == "engine" and not (runtime.assets_dir() / "demo").is_dir():
+                raise HostError("the demo model is missing")
             _say(f"{name}: ok")
         except (LlorchError, ImportError) as error:
             failed += 1
             _say(f"{name}: {error}")
-    if not (runtime.assets_dir() / "demo").is_dir():
-        failed += 1
-        _say("engine: the demo model is missing")
-    else:
-        _say("engine: ok")
     if failed:
         raise HostError(f"{failed} of 3 runtimes cannot be used")
     return 0

@@ -5,34 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from llorch.base.errors import InvalidModel
 from llorch.model.families import FAMILIES, Family
-
-ROPE_THETA_DEFAULT = 10_000.0
-
-
-class RopeScaling(Enum):
-    """How rotary frequencies are stretched for a longer context; the values are the files' `rope_type`."""
-
-    NONE = "default"
-    LINEAR = "linear"
-    LLAMA3 = "llama3"
-
-
-@dataclass(frozen=True, slots=True)
-class Rope:
-    """Rotary position embedding. The last three fields belong to LLAMA3 only; `original_context` is in positions."""
-
-    theta: float = ROPE_THETA_DEFAULT
-    scaling: RopeScaling = RopeScaling.NONE
-    factor: float = 1.0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_context: int = 8192
+from llorch.model.rope import Rope, RopeScaling, read_rope
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +38,13 @@ class ModelConfig:
         return FAMILIES[self.model_type]
 
     @property
+    def long_from(self) -> int | None:
+        """Sequences that may grow longer than this are computed with the second set of rotary frequencies (`stretch`)
+        from their first position on; None when the model has one set.
+        """
+        return self.rope.original_context if self.rope.scaling is RopeScaling.LONGROPE else None
+
+    @property
     def kv_values_per_position(self) -> int:
         """Numbers cached for one position over all layers."""
         return self.layers * 2 * self.kv_heads * self.head_dim
@@ -71,7 +56,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, RecursionError) as problem:
         raise InvalidModel(f"{path.name} cannot be read: {type(problem).__name__}") from None
     if not isinstance(value, dict):
         raise InvalidModel(f"{path.name} is not a JSON object")
@@ -109,9 +94,15 @@ def parse_config(raw: Mapping[str, Any], generation: Mapping[str, Any]) -> Model
         kv_heads=kv_heads,
         head_dim=head_dim,
         norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
-        rope=_rope(raw, context_length),
+        rope=read_rope(
+            raw,
+            scalings=family.scalings,
+            partial_rotary=family.partial_rotary,
+            head_dim=head_dim,
+            context_length=context_length,
+        ),
         context_length=context_length,
-        windows=family.windows(raw, layers),
+        windows=_windows(family, raw, layers),
         tied_head=bool(raw.get("tie_word_embeddings", family.tied_head_default)),
         eos_ids=_ids(raw.get("eos_token_id")) | _ids(generation.get("eos_token_id")),
     )
@@ -134,28 +125,16 @@ def _positive(raw: Mapping[str, Any], name: str, default: int | None = None) -> 
     return value
 
 
-def _rope(raw: Mapping[str, Any], context_length: int) -> Rope:
-    """Both spellings: `rope_theta` beside `rope_scaling`, and the newer `rope_parameters` that holds both."""
-    found = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    kind = found.get("rope_type") or found.get("type") or "default"
-    try:
-        scaling = RopeScaling(kind)
-    except ValueError:
-        supported = ", ".join(sorted(item.value for item in RopeScaling))
-        raise InvalidModel(f"rope scaling {kind!r} is not supported; supported are {supported}") from None
-    if raw.get("partial_rotary_factor", found.get("partial_rotary_factor", 1.0)) != 1.0:
-        raise InvalidModel("partial rotary embeddings are not supported")
-    return Rope(
-        theta=float(found.get("rope_theta") or raw.get("rope_theta") or ROPE_THETA_DEFAULT),
-        scaling=scaling,
-        factor=float(found.get("factor", 1.0)),
-        low_freq_factor=float(found.get("low_freq_factor", 1.0)),
-        high_freq_factor=float(found.get("high_freq_factor", 4.0)),
-        original_context=int(found.get("original_max_position_embeddings", context_length)),
-    )
+def _windows(family: Family, raw: Mapping[str, Any], layers: int) -> tuple[int | None, ...]:
+    windows = family.windows(raw, layers)
+    if len(windows) != layers or not all(size is None or (type(size) is int and size > 0) for size in windows):
+        raise InvalidModel("config.json: sliding_window must be a positive integer, one kind for each layer")
+    return windows
 
 
 def _ids(value: Any) -> frozenset[int]:
-    if value is None:
-        return frozenset()
-    return frozenset(value) if isinstance(value, list) else frozenset((value,))
+    """One id, a list of them, or none."""
+    ids = [] if value is None else value if isinstance(value, list) else [value]
+    if not all(type(item) is int for item in ids):
+        raise InvalidModel("config.json: eos_token_id must be an integer or a list of integers")
+    return frozenset(ids)

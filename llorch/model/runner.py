@@ -1,68 +1,40 @@
-"""Runs a StepPlan: one forward pass over all its rows, then a draw for each row that asks for one."""
+"""What a runner is: the native kernels and the torch graph look the same from outside."""
 
 from __future__ import annotations
 
-import functools
-import threading
+from typing import Any, Protocol
 
-import torch
-
-from llorch.batching.planner import Row, StepPlan
-from llorch.model.attention import Span
-from llorch.model.decoder import Batch, Decoder
-from llorch.model.kv_cache import KvCache
-from llorch.model.sampler import Sampler
+from llorch.batching.plan import Drawn, Row, StepPlan
 
 
-class Runner:
-    """The only user of the decoder, from one thread at a time. It computes with `threads` threads."""
+class Runner(Protocol):
+    """Computes one step after the other, from one thread at a time; `interrupt` may come from any thread."""
 
-    def __init__(self, decoder: Decoder, cache: KvCache, sampler: Sampler, threads: int) -> None:
-        self._decoder = decoder
-        self._cache = cache
-        self._sampler = sampler
-        self._threads = threads
-        self._caller: int | None = None
+    @property
+    def promises_row_invariance(self) -> bool:
+        """Is it made so that a row gets the same bits in any company? Whether it does is tried while loading."""
+        ...
 
     @property
     def kv_resident_bytes(self) -> int:
-        """Cache memory in use."""
-        return self._cache.resident_bytes
+        """Cache memory in use: it grows with the blocks used and is never given back."""
+        ...
 
-    def run(self, plan: StepPlan) -> list[int | None]:
-        """The token drawn for each row, None where the row asked for none. Row for row what `commit` takes."""
-        assert plan.rows
-        tokens: list[int | None] = [None] * len(plan.rows)
-        asking = [index for index, row in enumerate(plan.rows) if row.draw is not None]
-        logits = self.logits(plan.rows)
-        drawn = self._sampler.draw(logits, [row.draw for row in plan.rows if row.draw is not None])
-        for index, token in zip(asking, drawn, strict=True):
-            tokens[index] = token
-        return tokens
+    def run(self, plan: StepPlan) -> list[tuple[Drawn, ...]]:
+        """Carry out the copies, compute the rows, and draw: per row, one token for each of its `draws`."""
+        ...
 
-    def logits(self, rows: tuple[Row, ...]) -> torch.Tensor:
-        """Logits after the last position of each row that asks for a draw, [asking, vocab] fp32."""
-        self._adopt_thread()
-        token_ids: list[int] = []
-        positions: list[int] = []
-        slots: list[int] = []
-        spans: list[Span] = []
-        wanted: list[int] = []
-        for row in rows:
-            spans.append(Span(row.slot, row.start, len(token_ids), len(row.token_ids)))
-            self._cache.touch(row.slot, row.positions.stop)
-            token_ids += row.token_ids
-            positions += row.positions
-            slots += [row.slot] * len(row.token_ids)
-            if row.draw is not None:
-                wanted.append(len(token_ids) - 1)
-        as_tensor = functools.partial(torch.tensor, dtype=torch.int64)
-        batch = Batch(as_tensor(token_ids), as_tensor(positions), as_tensor(slots), tuple(spans), as_tensor(wanted))
-        return self._decoder.forward(batch)
+    def logits(self, rows: tuple[Row, ...]) -> Any:
+        """Logits after each position that has a draw, [draws of all rows, vocab] fp32, something with `tolist`.
 
-    def _adopt_thread(self) -> None:
-        """OpenMP keeps the number of threads per calling thread; a oneDNN matmul first thing in a new one takes all."""
-        caller = threading.get_ident()
-        if caller != self._caller:
-            torch.set_num_threads(self._threads)
-            self._caller = caller
+        For tests and for the trial of exactness while loading.
+        """
+        ...
+
+    def interrupt(self) -> None:
+        """Let a `run` in progress end early, where the runner can; what it returns then is to be thrown away."""
+        ...
+
+    def close(self) -> None:
+        """Give the memory back; the runner is not used afterwards."""
+        ...

@@ -9,14 +9,16 @@ import socket
 import ssl
 import time
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 from llorch.base import clock, log, worker_token
 from llorch.base.addresses import local_url
 from llorch.base.clock import SystemClock
-from llorch.base.errors import ConfigError, LlorchError, StorageUnavailable
+from llorch.base.errors import ConfigError, InvalidRequest, LlorchError, StorageUnavailable
 from llorch.base.ids import JobId, ModelId
 from llorch.core.brain import Brain
 from llorch.core.events import DrainStarted, PoolRegistered, Relayed, Restarted
+from llorch.core.job import JobRecord
 from llorch.host.process import on_stop
 from llorch.orchestratord import access, statedir, upstream
 from llorch.orchestratord.access import Access
@@ -34,6 +36,7 @@ from llorch.store.segments import Segments
 from llorch.store.store import FILE_NAME, Snapshot, Store
 from llorch.web.listening import Listener
 from llorch.web.sockets import bound_socket
+from llorch.wire import prefix, strict_json
 
 logger = log.get(__name__)
 
@@ -222,7 +225,17 @@ def restarted(snapshot: Snapshot, service: Service) -> Restarted:
         segment.release()
         service.streams.add(JobStream(job_id, segment))
     pools = tuple(PoolRegistered(pool.pool_id, pool.draining) for pool in snapshot.pools)
-    return Restarted(snapshot.jobs, snapshot.workers, pools, relayed, snapshot.keys)
+    jobs = tuple(map(_with_prefixes, snapshot.jobs))
+    return Restarted(jobs, snapshot.workers, pools, relayed, snapshot.keys)
+
+
+def _with_prefixes(record: JobRecord) -> JobRecord:
+    """A stored job with the digests that are not stored: they say too much of its prompt to outlive it."""
+    try:
+        prefixes = prefix.digests_of_body(strict_json.parse_object(record.spec.payload))
+    except InvalidRequest:
+        return record  # a damaged payload: its attempt will say so
+    return replace(record, spec=replace(record.spec, prefixes=prefixes)) if prefixes else record
 
 
 def service_url(settings: Settings, sock: socket.socket) -> str:

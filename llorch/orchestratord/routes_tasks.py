@@ -21,7 +21,7 @@ from llorch.orchestratord.service import SERVICE, Found, Service
 from llorch.web.answers import json_response
 from llorch.web.bodies import read_object
 from llorch.web.edge import CORRELATION
-from llorch.wire import strict_json
+from llorch.wire import prefix, strict_json
 from llorch.wire.tasks import Delivery, TaskRequest, parse_task
 
 LIST_DEFAULT = 50
@@ -87,6 +87,7 @@ def job_spec(task: TaskRequest, tenant: TenantId, correlation_id: str) -> JobSpe
         prompt_bytes=task.prompt_bytes,
         seed=seed,
         messages=len(task.messages),
+        prefixes=prefix.digests(task.prompt, task.messages),
         model=None if task.model is None else ModelId(task.model),
         max_tokens=task.max_tokens,
         priority=Priority(task.priority.value),

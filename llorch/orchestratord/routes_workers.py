@@ -58,8 +58,8 @@ async def heartbeat(request: web.Request) -> web.Response:
     worker_id = spec.worker_id
     if shows_token and not service.access.vouched(worker_id, spec.url):
         raise WorkerNotFound("announce the worker again: its address is not vouched for")
-    load = load_of(parse_heartbeat(await read_optional_object(request)))
-    service.driver.post(HeartbeatReceived(worker_id, load))
+    beat = parse_heartbeat(await read_optional_object(request))
+    service.driver.post(HeartbeatReceived(worker_id, load_of(beat), frozenset(beat.prefixes)))
     return json_response({"worker_id": worker_id, "lease_s": LEASE_S})
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from llorch.base.errors import UsageError
 
 PROMPT_SIZE_MAX = 16 << 20
-_NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty")
+_NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
 _INTEGERS = ("max_tokens", "top_k", "seed")
 
 
@@ -23,6 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-k", type=int, metavar="N")
     parser.add_argument("--min-p", type=_finite, metavar="X")
     parser.add_argument("--repetition-penalty", type=_finite, metavar="X")
+    parser.add_argument("--presence-penalty", type=_finite, metavar="X", help="-2 to 2; above 0: less of what came")
+    parser.add_argument("--frequency-penalty", type=_finite, metavar="X", help="-2 to 2; by how often it came")
     parser.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same text")
     parser.add_argument("--stop", action="append", metavar="TEXT", help="stop before this text (up to 4 times)")
 

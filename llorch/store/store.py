@@ -364,7 +364,7 @@ def _job_row(record: JobRecord) -> dict[str, object]:
         "idempotency_key": record.spec.idempotency_key,
         "accepted_at": record.accepted_at,
         "ended_at": (record.ended_at or record.accepted_at) if ended else None,
-        "record": encode(record, leave_out=("payload",)),
+        "record": encode(record, leave_out=("payload", "prefixes")),
         "payload": None if ended else record.spec.payload,
     }
 

@@ -8,7 +8,9 @@ from urllib.parse import urlsplit
 
 from llorch.base import ids
 from llorch.wire.fields import Fields, Unknown
+from llorch.wire.prefix import DIGEST
 
+PREFIXES_MAX = 64
 HEARTBEAT_S = 1.0
 LEASE_S = 5.0
 
@@ -86,7 +88,10 @@ def read_worker_url(fields: Fields, name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """`POST /v2/workers/{id}/heartbeat`: the lease renewed, with the facts placement wants."""
+    """`POST /v2/workers/{id}/heartbeat`: the lease renewed, with the facts placement wants.
+
+    `prefixes` are digests (see prefix) of beginnings whose keys and values are still in the worker's cache.
+    """
 
     slots_busy: int
     slots_total: int
@@ -94,6 +99,7 @@ class Heartbeat:
     state: str
     vram_bytes: int
     live_jobs: tuple[str, ...]
+    prefixes: tuple[str, ...] = ()
 
     def to_body(self) -> dict[str, Any]:
         """The JSON body."""
@@ -104,6 +110,7 @@ class Heartbeat:
             "state": self.state,
             "vram_bytes": self.vram_bytes,
             "live_jobs": list(self.live_jobs),
+            "prefixes": list(self.prefixes),
         }
 
 
@@ -117,6 +124,15 @@ def parse_heartbeat(body: dict[str, Any]) -> Heartbeat:
         state=fields.choice("state", ("ready", "draining")) or "ready",
         vram_bytes=fields.integer("vram_bytes", 0, 1 << 60) or 0,
         live_jobs=fields.texts("live_jobs", count_max=100_000),
+        prefixes=_read_prefixes(fields.raw("prefixes")),
     )
     fields.done()
     return heartbeat
+
+
+def _read_prefixes(value: object) -> tuple[str, ...]:
+    """Digests; anything else is as if nothing was said: a hint must not cost a worker its lease."""
+    if not isinstance(value, list) or len(value) > PREFIXES_MAX:
+        return ()
+    digests = tuple(item for item in value if isinstance(item, str) and DIGEST.fullmatch(item))
+    return digests if len(digests) == len(value) else ()

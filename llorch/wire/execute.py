@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
 from llorch.base import ids
 from llorch.wire.fields import Fields
+from llorch.wire.logprobs import TokenLogprob
 from llorch.wire.messages import Message, read_prompt_or_messages
 from llorch.wire.sampling import SAMPLING_FIELDS, Sampling, read_sampling
 from llorch.wire.tasks import MAX_TOKENS_MAX
@@ -130,9 +132,12 @@ def started(job_id: str, model: str, started_at: str) -> dict[str, Any]:
     return {"type": "started", "job_id": job_id, "model": model, "started_at": started_at}
 
 
-def token(text: str, index: int, token_ids: list[int]) -> dict[str, Any]:
-    """One piece of text made of whole tokens; `index` counts frames without a gap."""
-    return {"type": "token", "t": text, "i": index, "ids": token_ids}
+def token(text: str, index: int, token_ids: list[int], logprobs: Sequence[TokenLogprob] = ()) -> dict[str, Any]:
+    """One piece of text made of whole tokens; `index` counts frames without a gap. `logprobs`: one per id, or none."""
+    event: dict[str, Any] = {"type": "token", "t": text, "i": index, "ids": token_ids}
+    if logprobs:
+        event["logprobs"] = [logprob.to_body() for logprob in logprobs]
+    return event
 
 
 def metrics(tokens_out: int, decode_time_ms: int, tokens_per_s: float, vram_bytes: int) -> dict[str, Any]:

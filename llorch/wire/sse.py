@@ -15,6 +15,7 @@ from typing import Any
 
 from llorch.base.errors import InvalidRequest, WorkerError
 from llorch.wire import strict_json
+from llorch.wire.logprobs import read_logprobs
 
 FRAME_SIZE_MAX = 1 << 20
 PING = b": ping\n\n"
@@ -30,10 +31,14 @@ HEADERS = {
 # A quote inside a JSON string is always escaped, so these can only match real keys.
 _TYPE = re.compile(rb'"type":\s*"([a-z_]+)"')
 _INDEX = re.compile(rb'"i":\s*(\d+)')
+_LIKELY = rb'"id":(?:0|[1-9]\d{0,8}),"logprob":-?(?:0|[1-9]\d{0,8})(?:\.\d{1,20})?(?:e-\d{1,2})?'
+_TOP = rb"\[(?:\{" + _LIKELY + rb"\}(?:,\{" + _LIKELY + rb"\})*)?\]"
+_LOGPROB = rb"\{" + _LIKELY + rb',"top":' + _TOP + rb"\}"
 # A token frame as our workers write it: its JSON is sound without being parsed, if its bytes are UTF-8.
 _PLAIN_TOKEN = re.compile(
     rb'data: \{"type":"token","t":"(?:[^"\\\x00-\x1f]|\\["\\/bfnrt])*",'
-    rb'"i":(?:0|[1-9]\d{0,8}),"ids":\[(?:\d{1,9}(?:,\d{1,9})*)?\]\}\n\n'
+    rb'"i":(?:0|[1-9]\d{0,8}),"ids":\[(?:\d{1,9}(?:,\d{1,9})*)?\]'
+    rb'(?:,"logprobs":\[' + _LOGPROB + rb"(?:," + _LOGPROB + rb")*\])?\}\n\n"
 )
 
 
@@ -90,7 +95,11 @@ def plain_token(frame: bytes, index: int) -> bytes:
         raise BadFrame("the stream holds a token frame without text or with two indexes")
     ids = event.get("ids")
     known = isinstance(ids, list) and all(type(item) is int and item >= 0 for item in ids)
-    return encode({"type": "token", "t": event["t"], "i": index, **({"ids": ids} if known else {})})
+    logprobs = [token.to_body() for token in read_logprobs(event.get("logprobs"))]
+    kept = {"ids": ids} if known else {}
+    return encode(
+        {"type": "token", "t": event["t"], "i": index, **kept, **({"logprobs": logprobs} if logprobs else {})}
+    )
 
 
 class FrameSplitter:

@@ -3,7 +3,8 @@
 Templates are Jinja, sandboxed: the seven built-in ones and the model's own `chat_template` run through the same door.
 They never see what people wrote: each content is replaced by a mark of private-use characters, and the output is cut
 at the marks afterwards. What a template wrote may name control tokens; what a person wrote is plain text, always.
-Nothing here depends on the date or on chance: the same conversation gives the same prompt on every worker.
+Nothing here depends on the date or on chance: the same conversation gives the same prompt on every worker, unless the
+caller passes today's date to those templates that ask for it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -22,11 +23,37 @@ from llorch.wire.messages import Message
 
 if TYPE_CHECKING:
     import jinja2
+    from jinja2.ext import Extension
+    from jinja2.nodes import Node
+    from jinja2.parser import Parser
 
 TEMPLATE_SIZE_MAX = 1 << 18
 RENDERED_SIZE_MAX = 1 << 23
 _MARK_OPEN, _MARK_CLOSE = "\U000f0000", "\U000f0001"
-_MARK = re.compile(f"{_MARK_OPEN}([0-9]+j?){_MARK_CLOSE}")  # j: the content stands inside a JSON string
+# j: the content stands inside a JSON string; a: inside one that is ASCII only.
+_MARK = re.compile(f"{_MARK_OPEN}([0-9]+[ja]?){_MARK_CLOSE}")
+_ASCII_MARK = re.compile(r"\\udb80\\udc00([0-9]+)\\udb80\\udc01")
+# strftime's codes for 26 July 2024, the date that Llama 3.1's own template falls back to.
+_FIXED_DATE = {
+    "%d": "26",
+    "%e": "26",
+    "%b": "Jul",
+    "%B": "July",
+    "%m": "07",
+    "%Y": "2024",
+    "%y": "24",
+    "%a": "Fri",
+    "%A": "Friday",
+    "%j": "208",
+    "%F": "2024-07-26",
+    "%H": "00",
+    "%I": "12",
+    "%M": "00",
+    "%S": "00",
+    "%p": "AM",
+    "%T": "00:00:00",
+    "%%": "%",
+}
 # Templates of reasoning models cut an earlier answer at these; they open no turn, so they may stay visible there.
 _THINK_TAGS = re.compile(r"(</?think>)")
 
@@ -147,19 +174,28 @@ def own_template(value: object) -> str | None:
     return None
 
 
+def fixed_date(format_: str) -> str:
+    """A `strftime_now` for templates that writes the same date for ever."""
+    return re.sub("%.", lambda code: _FIXED_DATE.get(code.group(), ""), format_)
+
+
 def render(
-    template: ChatTemplate, messages: Sequence[Message], special_tokens: Mapping[str, str] | None = None
+    template: ChatTemplate,
+    messages: Sequence[Message],
+    special_tokens: Mapping[str, str] | None = None,
+    strftime_now: Callable[[str], str] = fixed_date,
 ) -> tuple[Segment, ...]:
     """The conversation as prompt segments, ending where the answer begins.
 
-    `special_tokens` maps names such as bos_token and eos_token to their text. Raises InvalidRequest when the template
+    `special_tokens` maps names such as bos_token and eos_token to their text; `strftime_now` writes the date in the
+    format a template asks for. Raises InvalidRequest when the template
     refuses the conversation, and when it takes a content apart so that its author cannot be told any more.
     """
     contents: list[str] = []
     masked = [{"role": m.role, "content": _mask(m, contents)} for m in messages]
     variables: dict[str, Any] = {"bos_token": "", "eos_token": "", "unk_token": "", "pad_token": ""}
     variables.update(special_tokens or {})
-    text = _run(template.source, {**variables, "messages": masked})
+    text = _run(template.source, {**variables, "strftime_now": strftime_now, "messages": masked})
     return _cut(text, contents)
 
 
@@ -188,11 +224,13 @@ def _cut(text: str, contents: Sequence[str]) -> tuple[Segment, ...]:
     # re.split with one group: template text at even places, mark numbers at odd ones.
     for place, piece in enumerate(_MARK.split(text)):
         if place % 2:
-            number = int(piece.rstrip("j"))
+            number = int(piece.rstrip("ja"))
             if number >= len(contents):
                 raise InvalidRequest("the model's chat template writes marks of its own; use 'prompt'")
             content = contents[number]
-            segments.append(Segment(_json_inside(content) if piece.endswith("j") else content, Origin.CONTENT))
+            if piece.endswith(("j", "a")):
+                content = json.dumps(content, ensure_ascii=piece.endswith("a"))[1:-1]
+            segments.append(Segment(content, Origin.CONTENT))
         elif _MARK_OPEN in piece or _MARK_CLOSE in piece:
             raise InvalidRequest("the model's chat template takes contents apart; use 'prompt'")
         elif piece:
@@ -200,10 +238,6 @@ def _cut(text: str, contents: Sequence[str]) -> tuple[Segment, ...]:
     if sum(len(segment.text) for segment in segments) > RENDERED_SIZE_MAX:
         raise InvalidRequest("the model's chat template renders too much text")
     return tuple(segments)
-
-
-def _json_inside(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
 def _run(source: str, variables: Mapping[str, Any]) -> str:
@@ -231,15 +265,42 @@ def _compile(source: str) -> jinja2.Template:
 
     if len(source) > TEMPLATE_SIZE_MAX:
         raise InvalidRequest("the model's chat template is too large")
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[LoopControlExtension])
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[LoopControlExtension, _generation_blocks()]
+    )
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _refuse
     return environment.from_string(source)
 
 
-def _tojson(value: Any, indent: int | None = None) -> str:
+@functools.cache
+def _generation_blocks() -> type[Extension]:
+    """`{% generation %}` ... `{% endgeneration %}`: the part a model is trained to write; here it is just text."""
+    from jinja2.ext import Extension
+    from jinja2.nodes import Scope
+
+    class GenerationBlocks(Extension):
+        tags = {"generation"}  # noqa: RUF012  (jinja's own declaration is a mutable set)
+
+        def parse(self, parser: Parser) -> Node | list[Node]:
+            line = next(parser.stream).lineno
+            return Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
+
+    return GenerationBlocks
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
     """Plain JSON: the environment's own filter escapes for HTML, and a prompt is no page."""
-    return _MARK.sub(rf"{_MARK_OPEN}\1j{_MARK_CLOSE}", json.dumps(value, ensure_ascii=False, indent=indent))
+    text = json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    if ensure_ascii:
+        return _ASCII_MARK.sub(rf"{_MARK_OPEN}\1a{_MARK_CLOSE}", text)
+    return _MARK.sub(rf"{_MARK_OPEN}\1j{_MARK_CLOSE}", text)
 
 
 def _refuse(message: str) -> NoReturn:

@@ -122,6 +122,7 @@ class Daemon:
             state=service.state.value,
             vram_bytes=service.memory(),
             live_jobs=service.live_jobs,
+            prefixes=service.prefixes(),
         )
 
     def _limit(self, seconds: float) -> None:

@@ -2,38 +2,50 @@
 
 The event loop hands in sequences and cancels through a queue and never waits for a step; the thread hands back one
 list of updates per step through one `publish` call. A step that fails ends its sequences with INFERENCE_FAILED; a
-thread that dies reports it, for a worker without a step thread must not look alive.
+thread that dies reports it, for a worker without a step thread must not look alive. A long prefill nobody waits for
+any more is interrupted, so that the next sequence need not wait for it either.
 """
 
 from __future__ import annotations
 
+import collections
 import itertools
 import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from llorch.base import log
 from llorch.base.clock import SystemClock
 from llorch.base.errors import InferenceFailed, LlorchError
 from llorch.batching.detokenize import Piece, TextStream
-from llorch.batching.planner import Outcome, Planner, StepPlan
+from llorch.batching.plan import Drawn, Interrupted, Outcome, StepPlan
+from llorch.batching.planner import Counts, Planner
 from llorch.batching.sequence import SamplingParams, StopReason
 from llorch.batching.sequence import Sequence as TokenSequence
 from llorch.workerd.outlet import Ending, Outlet, Update
 
 FAILURES_MAX = 3
 SPEED_SMOOTHING = 0.1
+INTERRUPTIBLE_TOKENS_MIN = 64
+LABELS_MAX = 64
 _log = log.get(__name__)
 
 
 class StepRunner(Protocol):
-    """The model's side: computes a plan, one token per row that asks for a draw, None for the others."""
+    """The model's side: computes a plan and draws, row for row, as many tokens as the row has draws."""
 
-    def run(self, plan: StepPlan) -> Sequence[int | None]:
-        """One forward pass."""
+    def run(self, plan: StepPlan) -> Sequence[tuple[Drawn, ...]]:
+        """One forward pass. May raise Interrupted after `interrupt`."""
+        ...
+
+    def interrupt(self) -> None:
+        """Called from another thread: end the run of this moment early, if that is possible.
+
+        It may come too late, when another run has begun; interrupting that one costs its time and nothing else.
+        """
         ...
 
 
@@ -48,6 +60,25 @@ class Submission:
     sampling: SamplingParams
     eos_ids: frozenset[int]
     text: TextStream
+    labels: tuple[str, ...] = ()
+    unsent: collections.deque[Drawn] = field(default_factory=collections.deque, compare=False)
+
+    def feed(self, drawn: Sequence[Drawn]) -> tuple[Piece | None, int]:
+        """The piece that may be sent after these draws, and how many of them belong to the text."""
+        piece = None
+        for count, one in enumerate(drawn):
+            if self.text.stopped:
+                return piece, count
+            if self.sampling.logprobs is not None:
+                self.unsent.append(one)
+            piece = _join(piece, self.text.feed((one.token_id,)))
+        return piece, len(drawn)
+
+    def drawn_of(self, piece: Piece | None) -> tuple[Drawn, ...]:
+        """The draws behind a piece, when logprobs were asked for: the text may lag behind what was drawn."""
+        if self.sampling.logprobs is None or piece is None:
+            return ()
+        return tuple(self.unsent.popleft() for _ in piece.token_ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +105,8 @@ class Progress:
     tokens_per_s: float = 0.0
     beat_at: float = 0.0
     working: bool = False
+    counts: Counts = field(default_factory=Counts)
+    labels: tuple[str, ...] = ()
 
     def silent_s(self, now: float) -> float:
         """Seconds since the last finished step while there is work; 0 when idle."""
@@ -92,7 +125,7 @@ class Engine:
         publish: Callable[[list[Update]], None],
         died: Callable[[], None],
     ) -> None:
-        self.progress = Progress()
+        self.progress = Progress(counts=planner.counts)
         self._planner = planner
         self._runner = runner
         self._clock = clock
@@ -103,6 +136,7 @@ class Engine:
         self._keys: dict[Outlet, str] = {}
         self._numbers = itertools.count(1)
         self._updates: list[Update] = []
+        self._prefilling: frozenset[Outlet] = frozenset()
         self._thread = threading.Thread(target=self._guarded, name="step", daemon=True)
 
     def start(self) -> None:
@@ -114,8 +148,13 @@ class Engine:
         self._inbox.put(submission)
 
     def cancel(self, outlet: Outlet) -> None:
-        """Free the slot of a sequence at the next step; unknown ones are ignored."""
+        """Free the slot of a sequence at the next step; unknown ones are ignored.
+
+        The next step comes early when this one computes a long part of its prompt.
+        """
         self._inbox.put(Cancel(outlet))
+        if outlet in self._prefilling:
+            self._runner.interrupt()
 
     def stop(self, timeout_s: float) -> None:
         """Leave the thread after the step that runs now; blocks up to `timeout_s`."""
@@ -136,6 +175,7 @@ class Engine:
             plan = self._planner.plan()
             if plan:
                 self._step(plan)
+            self._report()
             if self._updates:
                 updates, self._updates = self._updates, []
                 self._publish(updates)
@@ -167,6 +207,7 @@ class Engine:
             submission.sampling,
             submission.eos_ids,
             submission.resumed_ids,
+            submission.labels,
         )
         if not self._live:
             self.progress.beat_at = self._clock.now()
@@ -188,20 +229,33 @@ class Engine:
         if key is not None:
             del self._live[key]
             self._planner.cancel(key)
+            self._report()
 
     def _step(self, plan: StepPlan) -> None:
         began = self._clock.now()
+        self._prefilling = frozenset(
+            self._live[row.job_id].outlet for row in plan.rows if len(row.token_ids) >= INTERRUPTIBLE_TOKENS_MIN
+        )
         try:
-            tokens = self._runner.run(plan)
+            drawn = self._runner.run(plan)
+        except Interrupted:
+            self.progress.beat_at = self._clock.now()
+            return
         except (RuntimeError, MemoryError) as error:  # what torch raises when a step cannot be computed
             self._fail(plan, error)
             return
-        outcomes = self._planner.commit(plan, tokens)
+        finally:
+            self._prefilling = frozenset()
         now = self._clock.now()
-        self._count(plan, len(outcomes), now - began)
+        outcomes = self._planner.commit(plan, drawn, now - began)
+        self._count(plan, sum(len(outcome.drawn) for outcome in outcomes), now - began)
         self.progress.beat_at = now
         for outcome in outcomes:
             self._settle(outcome, now)
+
+    def _report(self) -> None:
+        self.progress.counts = self._planner.counts
+        self.progress.labels = self._planner.labels(LABELS_MAX)
 
     def _count(self, plan: StepPlan, drawn: int, seconds: float) -> None:
         progress = self.progress
@@ -216,27 +270,29 @@ class Engine:
             progress.tokens_per_s = old + SPEED_SMOOTHING * (rate - old)
 
     def _settle(self, outcome: Outcome, now: float) -> None:
-        """Turn what happened to a sequence into the text that may be sent."""
+        """Turn what happened to a sequence into the text that may be sent; what was drawn past a stop string is not."""
         submission = self._live[outcome.job_id]
-        piece = submission.text.feed(outcome.token_ids)
+        piece, drawn = submission.feed(outcome.drawn)
         reason = outcome.stop_reason
         if reason is not None and not submission.text.stopped:
             piece = _join(piece, submission.text.flush())
         if submission.text.stopped:
             reason = StopReason.STOP_SEQUENCE
             self._planner.finish(outcome.job_id, reason)
-        drawn = len(outcome.token_ids)
+        tokens_out = outcome.tokens_out - len(outcome.drawn) + drawn
         if reason is not None:
-            self._end(outcome.job_id, Ending(reason), outcome.tokens_out, piece, drawn, now)
+            self._end(outcome.job_id, Ending(reason), tokens_out, piece, drawn, now)
         elif drawn:
-            self._updates.append(Update(submission.outlet, piece, drawn, outcome.tokens_out, now))
+            tokens = submission.drawn_of(piece)
+            self._updates.append(Update(submission.outlet, piece, drawn, tokens_out, now, logprobs=tokens))
 
     def _end(
         self, key: str, ending: Ending, tokens_out: int, piece: Piece | None = None, drawn: int = 0, at: float = 0.0
     ) -> None:
-        outlet = self._live.pop(key).outlet
-        self._keys.pop(outlet, None)
-        self._updates.append(Update(outlet, piece, drawn, tokens_out, at, ending))
+        submission = self._live.pop(key)
+        self._keys.pop(submission.outlet, None)
+        tokens = submission.drawn_of(piece)
+        self._updates.append(Update(submission.outlet, piece, drawn, tokens_out, at, ending, tokens))
 
     def _fail(self, plan: StepPlan, error: RuntimeError | MemoryError) -> None:
         """End every sequence of a step that failed; what its rows left in the cache is not to be trusted."""
@@ -244,7 +300,7 @@ class Engine:
         reason = str(error).partition("\n")[0][:200] or type(error).__name__
         log.event(_log, "step failed", logging.ERROR, error=reason, rows=len(plan.rows))
         for key in {row.job_id for row in plan.rows}:
-            outcome = self._planner.cancel(key)
+            outcome = self._planner.abort(key)
             if outcome is not None:
                 self._end(key, Ending(None, InferenceFailed()), outcome.tokens_out)
         if self.progress.failures >= FAILURES_MAX:

@@ -11,11 +11,12 @@ from aiohttp import web
 from llorch.base import log
 from llorch.base.clock import iso
 from llorch.base.errors import InvalidRequest, LlorchError, TimedOut
-from llorch.batching.detokenize import Piece
+from llorch.batching.plan import Drawn
 from llorch.web.bodies import read_object
 from llorch.wire import execute as wire
 from llorch.wire import sse
-from llorch.workerd.outlet import Ending, Outlet, Taken
+from llorch.wire.logprobs import Likely, TokenLogprob
+from llorch.workerd.outlet import Ending, Outlet, Portion, Taken
 from llorch.workerd.service import Service
 
 PING_S = 15.0
@@ -97,12 +98,13 @@ class _Stream:
         left = PING_S if self._deadline is None else self._deadline - self._service.clock.now()
         return max(0.0, min(PING_S, left))
 
-    def _frames(self, pieces: list[Piece]) -> Iterator[bytes]:
-        for piece in pieces:
-            yield sse.encode(wire.token(piece.text, self._next_i, list(piece.token_ids)))
+    def _frames(self, portions: list[Portion]) -> Iterator[bytes]:
+        for portion in portions:
+            token_ids, logprobs = list(portion.token_ids), _logprobs(portion.logprobs)
+            yield sse.encode(wire.token(portion.text, self._next_i, token_ids, logprobs))
             self._next_i += 1
         now = self._service.clock.now()
-        if pieces and now >= self._metrics_at:
+        if portions and now >= self._metrics_at:
             self._metrics_at = now + METRICS_S
             outlet = self._outlet
             decode_ms = round(outlet.decode_s * 1000)
@@ -147,6 +149,14 @@ class _Stream:
             ttft_ms=outlet.ttft_ms,
             tokens_per_s=round(outlet.tokens_per_s, 1),
         )
+
+
+def _logprobs(tokens: tuple[Drawn, ...]) -> list[TokenLogprob]:
+    return [
+        TokenLogprob(drawn.token_id, drawn.logprob, tuple(Likely(*one) for one in drawn.top))
+        for drawn in tokens
+        if drawn.logprob is not None
+    ]
 
 
 def _error_event(error: LlorchError) -> dict[str, object]:

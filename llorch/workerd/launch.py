@@ -18,6 +18,7 @@ from llorch.wire.catalog import EMBEDDED, Catalog, ModelEntry, parse_catalog
 PORT_DEFAULT = 8001
 SLOTS_DEFAULT = 8
 SLOTS_MAX = 256
+THREADS_MAX = 256
 BACKENDS = ("cpu", "cuda", "metal")
 CATALOG_SIZE_MAX = 16 << 20
 
@@ -25,6 +26,17 @@ CATALOG_SIZE_MAX = 16 << 20
 SETTINGS = (
     Setting("bind", Kind.TEXT, "127.0.0.1", "address to listen on", env="LLORCH_WORKER_BIND"),
     Setting("dtype", Kind.TEXT, "auto", "arithmetic", env="LLORCH_WORKER_DTYPE", choices=("auto", "fp32", "bf16")),
+    Setting(
+        "kernels",
+        Kind.TEXT,
+        "auto",
+        "what computes on a CPU",
+        env="LLORCH_WORKER_KERNELS",
+        choices=("auto", "native", "torch"),
+    ),
+    Setting("quantize", Kind.TEXT, "none", "weights", env="LLORCH_WORKER_QUANTIZE", choices=("none", "int8")),
+    Setting("cpu_isa", Kind.TEXT, None, "variant of the native kernels", env="LLORCH_CPU_ISA"),
+    Setting("kv_mib", Kind.INTEGER, None, "memory for keys and values", env="LLORCH_WORKER_KV_MIB"),
     Setting("slots", Kind.INTEGER, SLOTS_DEFAULT, "sequences at the same time", env="LLORCH_WORKER_SLOTS"),
     Setting("context", Kind.INTEGER, None, "positions per sequence", env="LLORCH_WORKER_CONTEXT"),
     Setting("threads", Kind.INTEGER, None, "CPU threads", env="LLORCH_WORKER_THREADS"),
@@ -46,6 +58,10 @@ class Launch:
     bind: str
     token_file: Path | None
     dtype: str
+    kernels: str
+    quantize: str
+    cpu_isa: str | None
+    kv_mib: int | None
     slots: int
     context: int | None
     threads: int | None
@@ -57,16 +73,12 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """The model to serve: its public id, its directory, the catalog's hints for the chat template.
-
-    `dtype` is what `--dtype auto` means for it.
-    """
+    """The model to serve: its public id, its directory, the catalog's hints for the chat template."""
 
     id: str
     directory: Path
     architecture: str = ""
     template: str = ""
-    dtype: str = "auto"
 
 
 def parser(prog: str) -> argparse.ArgumentParser:
@@ -91,8 +103,10 @@ def parser(prog: str) -> argparse.ArgumentParser:
     add("--token-file", type=Path, metavar="FILE", help="file with the worker token that callers must show")
     add("--insecure-lan", action="store_true", help="need no token even when others on the network can reach us")
     add("--dtype", help="arithmetic: auto, fp32 or bf16 (default auto: as stored, where the processor can)")
-    add("--quantize", default="none", help="only 'none' is there yet")
+    add("--kernels", help="auto, native or torch (default auto: native where processor, model and dtype allow)")
+    add("--quantize", help="none or int8: quantise the weights while loading, with the native kernels (default none)")
     add("--slots", type=int, help=f"sequences at the same time (default {SLOTS_DEFAULT})")
+    add("--kv-mib", type=int, metavar="MIB", help="memory for keys and values (default: as slots and context need)")
     add("--context", type=int, help="positions per sequence (default: the model's own, as memory allows)")
     add("--threads", type=int, help="CPU threads of the model (default: as fits its size and this machine)")
     add("--log-format", help="text or json (default text)")
@@ -119,6 +133,10 @@ def read(argv: Sequence[str], env: Mapping[str, str], *, prog: str) -> Launch:
         bind=found["bind"],
         token_file=flags.token_file,
         dtype=found["dtype"],
+        kernels=found["kernels"],
+        quantize=found["quantize"],
+        cpu_isa=found["cpu_isa"],
+        kv_mib=found["kv_mib"],
         slots=found["slots"],
         context=found["context"],
         threads=found["threads"],
@@ -137,12 +155,10 @@ def _orchestrator(file: Mapping[str, Any]) -> str | None:
 
 
 def _check(flags: argparse.Namespace, found: Mapping[str, Any]) -> None:
-    if flags.quantize != "none":
-        raise UsageError("--quantize: only 'none' is there yet")
-    bounds = {"slots": (1, SLOTS_MAX), "context": (2, 1 << 24), "threads": (1, 1024)}
+    bounds = {"slots": (1, SLOTS_MAX), "context": (2, 1 << 24), "threads": (1, THREADS_MAX), "kv_mib": (1, 1 << 24)}
     for key, (low, high) in bounds.items():
         if found[key] is not None and not low <= found[key] <= high:
-            raise UsageError(f"--{key} must be between {low} and {high}")
+            raise UsageError(f"--{key.replace('_', '-')} must be between {low} and {high}")
     if not 0 <= flags.port <= 65535:
         raise UsageError("--port must be between 0 and 65535")
     if flags.worker_id is not None and not ids.WORKER_ID.fullmatch(flags.worker_id):
@@ -193,8 +209,7 @@ def _from_catalog(entry: ModelEntry, home: Home, assets_dir: Callable[[], Path])
         directory = home.model_dir(entry.id, entry.path)
     if not (directory / "config.json").is_file():
         raise HostError(f"model '{entry.id}' is not downloaded: llorch-pool models download {entry.id}")
-    # The embedded model is stored in bf16 to be small; it is quick enough in fp32, whose steps are row-invariant.
-    return Model(entry.id, directory, entry.architecture, entry.template, "fp32" if entry.embedded else "auto")
+    return Model(entry.id, directory, entry.architecture, entry.template)
 
 
 def _id_of(directory: Path) -> str:

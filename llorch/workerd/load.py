@@ -1,4 +1,4 @@
-"""From a launch to a loaded model, its texts and its step thread. Imports torch: import it late."""
+"""From a launch to a loaded model, its texts and its step thread."""
 
 from __future__ import annotations
 
@@ -8,7 +8,17 @@ from typing import Any
 import llorch
 from llorch.base.clock import SystemClock
 from llorch.batching.planner import Planner
-from llorch.model import Dtype, LoadedModel, SegmentKind, SpecialTokens, load_model
+from llorch.host import runtime
+from llorch.model import (
+    Dtype,
+    Kernels,
+    LoadedModel,
+    NativeKernels,
+    Quantize,
+    SegmentKind,
+    SpecialTokens,
+    load_model,
+)
 from llorch.wire.messages import Message
 from llorch.wire.templates import TELLING_TOKENS, ChatTemplate, Origin, choose, own_template, render
 from llorch.workerd.engine import Engine
@@ -45,7 +55,12 @@ def load(launch: Launch, model: Model, progress: Callable[[float], None]) -> Loa
     """Load the model as the launch wants it. Raises InvalidModel and InsufficientMemory."""
     return load_model(
         model.directory,
-        dtype=Dtype(model.dtype if launch.dtype == Dtype.AUTO.value else launch.dtype),
+        kernels=Kernels(launch.kernels),
+        native=NativeKernels(runtime.kernels_dir(), launch.cpu_isa),
+        quantize=Quantize(launch.quantize),
+        dtype=Dtype(launch.dtype),
+        kv_bytes=None if launch.kv_mib is None else launch.kv_mib << 20,
+        torch_needed=lambda: runtime.ensure("torch"),
         slots=launch.slots,
         context=launch.context,
         threads=launch.threads,
@@ -84,5 +99,13 @@ def engine_of(
     loaded: LoadedModel, clock: SystemClock, *, publish: Callable[[list[Update]], None], died: Callable[[], None]
 ) -> Engine:
     """The step thread of a loaded model, not started yet."""
-    planner = Planner(slots=loaded.slots, context=loaded.context_length, step_tokens=loaded.step_tokens)
+    planner = Planner(
+        slots=loaded.slots,
+        context=loaded.context_length,
+        step_tokens_max=loaded.step_tokens,
+        blocks=loaded.kv_blocks,
+        idle_max=loaded.idle_blocks_max,
+        drafts_max=loaded.drafts_max,
+        long_from=loaded.config.long_from,
+    )
     return Engine(planner, loaded.runner, clock, publish=publish, died=died)

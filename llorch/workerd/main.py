@@ -59,7 +59,6 @@ def _run(asked: Launch, status: StatusFile) -> int:
     try:
         model = launch.find_model(asked.model, os.environ, runtime.assets_dir)
         log.event(_log, "loading", model=model.id)
-        runtime.ensure("torch")
         runtime.ensure("engine")
         from llorch.workerd import load
 

@@ -1,7 +1,8 @@
 """The event loop's end of one sequence: the step thread's pieces wait here until the HTTP handler takes them.
 
-Loss-free and bounded: a backlog past `PIECES_MAX` is merged into its last piece, so that a reader who stands still
-costs the text of his own sequence and nothing per token; the write deadline cuts him off.
+Loss-free and bounded: a backlog past `PIECES_MAX` is merged into its last portion, so that a reader who stands still
+costs the text of his own sequence and nothing per token; the write deadline cuts him off. Log probabilities do cost per
+token: of those a portion takes no more than fit a frame.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from enum import Enum
 
 from llorch.base.errors import LlorchError
 from llorch.batching.detokenize import Piece
+from llorch.batching.plan import Drawn
 from llorch.batching.sequence import StopReason
 
 PIECES_MAX = 256
+LOGPROBS_A_PORTION_MAX = 256  # of 21 figures each: a quarter of the largest frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,10 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What one step did to one sequence. `drawn` counts its new tokens, `tokens_out` all, `at` is monotonic."""
+    """What one step did to one sequence. `drawn` counts its new tokens, `tokens_out` all, `at` is monotonic.
+
+    `logprobs` says how each id of `piece` was drawn, in their order; only when that was asked for.
+    """
 
     outlet: Outlet
     piece: Piece | None
@@ -36,6 +42,20 @@ class Update:
     tokens_out: int
     at: float
     ending: Ending | None = None
+    logprobs: tuple[Drawn, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """What one frame says: text, the ids it comes from, and how each of them was drawn, if that was asked for."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[Drawn, ...] = ()
+
+    def with_next(self, after: Portion) -> Portion:
+        """Both as one."""
+        return Portion(self.text + after.text, self.token_ids + after.token_ids, self.logprobs + after.logprobs)
 
 
 class Taken(Enum):
@@ -53,13 +73,14 @@ class Outlet:
         self.accepted_at = accepted_at
         self.prompt_tokens = 0
         self.seed = 0
+        self.labels: tuple[str, ...] = ()  # the digests of its prompt's beginnings
         self.tokens_out = resumed
         self.tokens_sent = resumed
         self.first_token_at: float | None = None
         self.last_token_at: float | None = None
         self.drawn = 0
         self.ending: Ending | None = None
-        self._pieces: collections.deque[Piece] = collections.deque()
+        self._portions: collections.deque[Portion] = collections.deque()
         self._changed = asyncio.Event()
 
     @property
@@ -89,7 +110,7 @@ class Outlet:
             self.first_token_at = update.at if self.first_token_at is None else self.first_token_at
             self.last_token_at = update.at
         if update.piece is not None:
-            self._append(update.piece)
+            self._append(Portion(update.piece.text, update.piece.token_ids, update.logprobs))
         self.ending = update.ending
         if update.piece is not None or update.ending is not None:
             self._changed.set()
@@ -97,16 +118,17 @@ class Outlet:
     def end(self, ending: Ending) -> None:
         """End from the loop's side (cancel, deadline, shutdown): what was not taken yet is not sent any more."""
         if self.ending is None:
-            self._pieces.clear()
+            self._portions.clear()
             self.tokens_out = self.tokens_sent
             self.ending = ending
             self._changed.set()
 
-    def _append(self, piece: Piece) -> None:
-        if len(self._pieces) >= PIECES_MAX:
-            last = self._pieces.pop()
-            piece = Piece(last.text + piece.text, last.token_ids + piece.token_ids)
-        self._pieces.append(piece)
+    def _append(self, portion: Portion) -> None:
+        if len(self._portions) >= PIECES_MAX:
+            last = self._portions[-1]
+            if len(last.logprobs) + len(portion.logprobs) <= LOGPROBS_A_PORTION_MAX:
+                portion = self._portions.pop().with_next(portion)
+        self._portions.append(portion)
 
     async def wait(self, timeout_s: float) -> Taken:
         """Until there is a piece or the ending, at most `timeout_s`."""
@@ -117,11 +139,11 @@ class Outlet:
             return Taken.NOTHING
         return Taken.SOMETHING
 
-    def take(self) -> list[Piece]:
-        """All pieces that wait; they count as sent."""
-        pieces = list(self._pieces)
-        self._pieces.clear()
-        self.tokens_sent += sum(len(piece.token_ids) for piece in pieces)
+    def take(self) -> list[Portion]:
+        """All that waits; it counts as sent."""
+        portions = list(self._portions)
+        self._portions.clear()
+        self.tokens_sent += sum(len(portion.token_ids) for portion in portions)
         if self.ending is None:
             self._changed.clear()
-        return pieces
+        return portions

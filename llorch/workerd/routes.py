@@ -145,6 +145,13 @@ def metrics_text(service: Service) -> str:
         ("prompt_tokens_total", "counter", "", service.tally.prompt_tokens),
         ("steps_total", "counter", "", progress.steps),
         ("step_seconds_total", "counter", "", round(progress.step_seconds, 6)),
+        ("prefix_lookup_tokens_total", "counter", "", progress.counts.prompt_tokens_looked_up),
+        ("prefix_reused_tokens_total", "counter", "", progress.counts.prompt_tokens_reused),
+        ("drafted_tokens_total", "counter", "", progress.counts.drafted),
+        ("accepted_tokens_total", "counter", "", progress.counts.accepted),
+        ("preemptions_total", "counter", "", progress.counts.preempted),
+        ("kv_blocks_used", "gauge", "", progress.counts.blocks_used),
+        ("kv_blocks_total", "gauge", "", progress.counts.blocks_total),
     ]
     rows += [
         ("jobs_total", "counter", f'{{ending="{ending}"}}', count)

@@ -24,6 +24,8 @@ from llorch.base.errors import (
 )
 from llorch.batching.detokenize import TextStream
 from llorch.batching.sequence import SamplingParams, StopReason
+from llorch.wire import prefix
+from llorch.wire.announce import PREFIXES_MAX
 from llorch.wire.execute import ExecuteRequest
 from llorch.wire.messages import Message
 from llorch.wire.tasks import MAX_TOKENS_DEFAULT
@@ -126,6 +128,10 @@ class Service:
     def live_jobs(self) -> tuple[str, ...]:
         """Their job ids."""
         return tuple(self._live)
+
+    def prefixes(self) -> tuple[str, ...]:
+        """Digests of the beginnings that the cache still holds."""
+        return self.engine.progress.labels[:PREFIXES_MAX]
 
     @property
     def silent_s(self) -> float:
@@ -244,11 +250,14 @@ class Service:
         resumed = request.resume.token_ids
         if any(token_id >= self.facts.vocab_size for token_id in resumed) or request.resume.next_i > len(resumed):
             raise InvalidRequest("resume: token_ids must be ids of this model, and next_i at most their number")
+        if any(token_id >= self.facts.vocab_size for token_id, _ in request.sampling.logit_bias):
+            raise InvalidRequest(f"logit_bias: this model's token ids are below {self.facts.vocab_size}")
         prompt_ids = await self._encode(request.prompt, request.messages)
         if any(token_id >= self.facts.vocab_size for token_id in prompt_ids):
             # Some tokenizers know more tokens than their model has embeddings for: a step would fail for everybody.
             raise InvalidRequest("the prompt holds a token that this model does not have")
         outlet.prompt_tokens = len(prompt_ids)
+        outlet.labels = prefix.digests(request.prompt, request.messages)
         outlet.seed = ids.new_seed() if request.sampling.seed is None else request.sampling.seed
         max_tokens = fit(len(prompt_ids), request.max_tokens, self.facts.context_length)
         text = await self._text_stream(prompt_ids, resumed, request.sampling.stop)
@@ -258,9 +267,13 @@ class Service:
             top_p=request.sampling.top_p,
             min_p=request.sampling.min_p,
             repetition_penalty=request.sampling.repetition_penalty,
+            presence_penalty=request.sampling.presence_penalty,
+            frequency_penalty=request.sampling.frequency_penalty,
+            logit_bias=request.sampling.logit_bias,
+            logprobs=request.sampling.logprobs,
             seed=outlet.seed,
         )
-        return Submission(outlet, prompt_ids, resumed, max_tokens, sampling, self.texts.eos_ids, text)
+        return Submission(outlet, prompt_ids, resumed, max_tokens, sampling, self.texts.eos_ids, text, outlet.labels)
 
     async def _text_stream(
         self, prompt_ids: tuple[int, ...], resumed: tuple[int, ...], stop: tuple[str, ...]

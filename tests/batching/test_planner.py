@@ -1,51 +1,51 @@
-"""The planner: decode rows in every step, budgets and slots respected, every sequence ends, nothing leaks."""
+"""The planner by example: rows and draws, budgets, who is admitted, who is preempted, what is reused."""
 
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from simulated_model import SimulatedModel, alone
 
 from llorch.base import errors
-from llorch.batching.blocks import BlockPool, blocks_for
-from llorch.batching.planner import Outcome, Planner, StepPlan
+from llorch.batching.blocks import blocks_for
+from llorch.batching.pacer import TOKENS_FIRST
+from llorch.batching.plan import Copy, Draw, Drawn, Outcome, Row, StepPlan
+from llorch.batching.planner import Planner
 from llorch.batching.sequence import SamplingParams, Sequence, SequenceState, StopReason
+from llorch.batching.waiting import OVERTAKEN_MAX
 
 EOS = 0
 CONTEXT = 512
+PLAIN = SamplingParams()
 
 
-def sequence(job_id: str, prompt: int = 3, max_tokens: int = 4, resumed: tuple[int, ...] = ()) -> Sequence:
-    return Sequence(
-        job_id, tuple(range(1, prompt + 1)), max_tokens, SamplingParams(), frozenset({EOS}), resumed_ids=resumed
-    )
-
-
-def answer(plan: StepPlan, token: int = 7) -> list[int | None]:
-    return [None if row.draw is None else token for row in plan.rows]
+def sequence(
+    job_id: str, prompt: int = 3, max_tokens: int = 4, resumed: tuple[int, ...] = (), first: int = 1
+) -> Sequence:
+    """A job whose prompt counts up from `first`."""
+    return Sequence(job_id, tuple(range(first, first + prompt)), max_tokens, PLAIN, frozenset({EOS}), resumed)
 
 
 def step(planner: Planner, token: int = 7) -> list[Outcome]:
+    """One step in which every draw is `token`."""
     plan = planner.plan()
-    return planner.commit(plan, answer(plan, token))
+    return planner.commit(plan, [(Drawn(token),) * len(row.draws) for row in plan.rows], 0.01)
+
+
+def shape(plan: StepPlan) -> dict[str, int]:
+    """How many positions each job gets."""
+    return {row.job_id: len(row.token_ids) for row in plan.rows}
 
 
 def test_a_sequence_from_prefill_to_max_tokens() -> None:
     """One prefill row that draws, then one decode row a step at the next position, then MAX_TOKENS."""
     planner = Planner(slots=2, context=CONTEXT)
     planner.add(sequence("a", prompt=3, max_tokens=3))
-    first = planner.plan().rows[0]
-    assert (first.slot, list(first.positions), first.token_ids) == (0, [0, 1, 2], (1, 2, 3))
-    assert first.draw is not None and first.draw.index == 0
-    assert step(planner) == [Outcome("a", (7,), 1)]
-    second = planner.plan().rows[0]
-    assert (list(second.positions), second.token_ids) == ([3], (7,))
-    assert second.draw is not None and second.draw.index == 1
-    assert step(planner) == [Outcome("a", (7,), 2)]
-    assert step(planner) == [Outcome("a", (7,), 3, StopReason.MAX_TOKENS)]
-    assert not planner.plan()
-    assert planner.blocks.free == planner.blocks.capacity
+    assert planner.plan() == StepPlan((Row("a", 0, (1, 2, 3), (Draw(PLAIN, 0),), (0,)),))
+    assert step(planner) == [Outcome("a", (Drawn(7),), 1)]
+    assert planner.plan() == StepPlan((Row("a", 3, (7,), (Draw(PLAIN, 1),), (0,)),))
+    assert step(planner, 8) == [Outcome("a", (Drawn(8),), 2)]
+    assert step(planner, 9) == [Outcome("a", (Drawn(9),), 3, StopReason.MAX_TOKENS)]
+    assert not planner.plan() and planner.live == planner.slots_busy == 0
 
 
 def test_eos_is_neither_appended_nor_counted() -> None:
@@ -57,162 +57,231 @@ def test_eos_is_neither_appended_nor_counted() -> None:
 
 
 def test_long_prompt_does_not_stall_the_others() -> None:
-    """While a long prompt is prefilled in chunks, a decoding sequence gets a token in every step."""
-    planner = Planner(slots=3, context=CONTEXT, step_tokens=33)
+    """While a long prompt is prefilled in chunks, a decoding sequence gets its token in every step."""
+    planner = Planner(slots=3, context=CONTEXT, step_tokens_max=33, drafts_max=0)
     planner.add(sequence("short", max_tokens=50))
     step(planner)
-    planner.add(sequence("long", prompt=400))
+    planner.add(sequence("long", prompt=400, first=100))
     steps = 0
     while (long := planner.sequence("long")) is not None and long.state is not SequenceState.DECODE:
-        plan = planner.plan()
-        assert plan.rows[0].job_id == "short"
-        assert plan.token_count <= 33
-        planner.commit(plan, answer(plan))
+        assert next(iter(shape(planner.plan()))) == "short"
+        step(planner)
         steps += 1
-    assert steps == -(-400 // 32)
+    assert steps == -(-400 // 33)
 
 
 def test_short_prompt_beside_a_long_one_starts_first() -> None:
     """Chunks are shared max-min fair: the short prompt takes what it needs, the long one the rest."""
-    planner = Planner(slots=2, context=CONTEXT, step_tokens=40)
+    planner = Planner(slots=2, context=CONTEXT)
     planner.add(sequence("long", prompt=400))
     planner.add(sequence("short", prompt=5))
-    sizes = {row.job_id: len(row.token_ids) for row in planner.plan().rows}
-    assert sizes == {"short": 5, "long": 35}
+    assert shape(planner.plan()) == {"long": TOKENS_FIRST - 5, "short": 5}
 
 
 def test_resumed_ids_count() -> None:
     """Resumed ids are prefilled after the prompt, count towards max_tokens, and shift the index of the draw."""
     planner = Planner(slots=1, context=CONTEXT)
     planner.add(sequence("a", prompt=2, max_tokens=4, resumed=(8, 9)))
-    row = planner.plan().rows[0]
-    assert row.token_ids == (1, 2, 8, 9)
-    assert row.draw is not None and row.draw.index == 2
-    assert step(planner) == [Outcome("a", (7,), 3)]
-    assert step(planner) == [Outcome("a", (7,), 4, StopReason.MAX_TOKENS)]
+    assert planner.plan().rows == (Row("a", 0, (1, 2, 8, 9), (Draw(PLAIN, 2),), (0,)),)
+    assert step(planner) == [Outcome("a", (Drawn(7),), 3)]
+    assert step(planner) == [Outcome("a", (Drawn(7),), 4, StopReason.MAX_TOKENS)]
     assert planner.add(sequence("b", max_tokens=2, resumed=(8, 9))) == Outcome("b", (), 2, StopReason.MAX_TOKENS)
     assert planner.live == 0
 
 
-def test_penalty_needs_the_history() -> None:
-    """Only a sequence with a repetition penalty carries all its ids in the plan."""
+@pytest.mark.parametrize("penalty", ["repetition_penalty", "presence_penalty", "frequency_penalty"])
+def test_penalty_needs_the_history(penalty: str) -> None:
+    """Only a sequence with a penalty carries all its ids in the plan, and how many of them are the prompt's."""
     planner = Planner(slots=2, context=CONTEXT)
     planner.add(sequence("plain"))
-    planner.add(Sequence("penalised", (1, 2), 3, SamplingParams(repetition_penalty=1.2), resumed_ids=(5,)))
-    draws = {row.job_id: row.draw for row in planner.plan().rows}
-    assert draws["plain"] is not None and draws["plain"].history == ()
-    assert draws["penalised"] is not None and draws["penalised"].history == (1, 2, 5)
+    planner.add(Sequence("penalised", (1, 2), 3, SamplingParams(**{penalty: 1.2}), resumed_ids=(5,)))
+    draws = {row.job_id: (row.draws[0].history, row.draws[0].prompt_length) for row in planner.plan().rows}
+    assert draws == {"plain": ((), 0), "penalised": ((1, 2, 5), 2)}
 
 
 def test_refusals_change_nothing() -> None:
     """A duplicate, an empty prompt and one that does not fit are refused, and the planner stays as it was."""
     planner = Planner(slots=1, context=100)
     planner.add(sequence("a"))
+    plan = planner.plan()
     with pytest.raises(errors.DuplicateJob):
         planner.add(sequence("a"))
     with pytest.raises(errors.InvalidRequest):
         planner.add(sequence("b", prompt=0))
     with pytest.raises(errors.ContextLengthExceeded):
         planner.add(sequence("c", prompt=90, max_tokens=11))
-    assert planner.live == 1
+    assert planner.live == 1 and planner.plan() == plan
     assert planner.add(sequence("d", prompt=90, max_tokens=10)) is None
 
 
 def test_cancel_between_plan_and_commit() -> None:
-    """A cancelled sequence yields nothing more, and the newcomer in its slot is not given its token."""
+    """A cancelled sequence yields nothing more, and one that comes in its place is not given its token."""
     planner = Planner(slots=1, context=CONTEXT)
     planner.add(sequence("a"))
     planner.add(sequence("b"))
     plan = planner.plan()
+    drawn = [(Drawn(7),)]
     assert planner.cancel("a") == Outcome("a", (), 0, StopReason.CANCELLED)
-    assert planner.cancel("a") is None
-    assert planner.plan().rows[0].job_id == "b"
-    assert planner.commit(plan, answer(plan)) == []
-    b = planner.sequence("b")
-    assert b is not None and b.computed == 0 and b.slot == 0
+    assert planner.cancel("a") is None and planner.abort("a") is None
+    planner.add(sequence("a"))
+    assert shape(planner.plan()) == {"b": 3}
+    assert planner.commit(plan, drawn, 0.01) == []
+    planner.cancel("b")
+    assert shape(planner.plan()) == {"a": 3}
+    assert planner.commit(plan, drawn, 0.01) == [] and planner.counts.blocks_used == 1
+
+
+def test_stretch_by_the_length_a_sequence_may_reach() -> None:
+    """Above `long_from` all rows are stretched, and share nothing with those that are not."""
+    planner = Planner(slots=1, context=CONTEXT, blocks=12, long_from=300)
+    for job_id, max_tokens, stretch, reused in [
+        ("short", 10, False, 0),
+        ("long", 11, True, 0),
+        ("again", 10, False, 289),
+        ("last", 11, True, 578),
+    ]:
+        planner.add(sequence(job_id, prompt=290, max_tokens=max_tokens))
+        while planner.sequence(job_id) is not None:
+            assert all(row.stretch is stretch for row in planner.plan().rows)
+            step(planner)
+        assert planner.counts.prompt_tokens_reused == reused
+
+
+def test_a_finished_sequence_is_continued_by_the_token() -> None:
+    """Whole blocks are shared and the part of one is copied; only the rest is computed, and at least one token."""
+    planner = Planner(slots=1, context=CONTEXT, drafts_max=0)
+    planner.add(sequence("first", prompt=200, max_tokens=3))
+    while planner.live:
+        step(planner)
+    known = (*range(1, 201), 7, 7)
+    planner.add(Sequence("next", (*known, 5, 6), 3))
+    expected = Row("next", 202, (5, 6), (Draw(PLAIN, 0),), (0, 2))
+    assert planner.plan() == StepPlan((expected,), (Copy(1, 2, 74),))
+    planner.cancel("next")
+    planner.add(Sequence("same", known[:128], 3))
+    assert planner.plan() == StepPlan((Row("same", 127, (128,), (Draw(PLAIN, 0),), (2,)),), (Copy(0, 2, 127),))
+    counts = planner.counts
+    assert (counts.prompt_tokens_looked_up, counts.prompt_tokens_reused) == (200 + 204 + 128, 202 + 127)
+
+
+def test_a_copy_that_was_not_made_is_asked_for_again() -> None:
+    """Until a commit every plan carries it; cancelled before, its block is not taken for what it is not."""
+    planner = Planner(slots=2, context=CONTEXT, drafts_max=0)
+    planner.add(sequence("first", prompt=100, max_tokens=1))
+    while planner.live:
+        step(planner)
+    planner.add(Sequence("next", (*range(1, 60), 99, 98), 3))
+    copies = planner.plan().copies
+    assert copies == (Copy(0, 1, 59),)
+    planner.add(sequence("other", first=300))
+    assert planner.plan().copies == copies
+    planner.cancel("next")
+    assert planner.plan().copies == ()
+    assert [node.block for node in planner.cache.tree.nodes()] == [0]
+    planner.add(Sequence("next", (*range(1, 60), 99, 98), 3))
+    step(planner)
+    assert planner.plan().copies == ()
+
+
+def test_the_same_beginning_is_computed_once_at_a_time() -> None:
+    """Of sequences at the same whole block one computes it; the others take it over."""
+    planner = Planner(slots=3, context=CONTEXT)
+    for job_id, last in (("a", 1000), ("b", 1001), ("c", 1002)):
+        planner.add(Sequence(job_id, (*range(260), last), 9))
+    computed = 0
+    while any(s is not None and s.state is not SequenceState.DECODE for s in map(planner.sequence, "abc")):
+        plan = planner.plan()
+        computed += plan.token_count - sum(len(row.draws) for row in plan.rows if row.start > 260)
+        step(planner)
+    assert computed < 261 + 2 * 10
+    blocks = [s.blocks[:2] for s in map(planner.sequence, "abc") if s is not None]
+    assert blocks == [blocks[0]] * 3
+
+
+def test_an_aborted_sequence_leaves_only_what_steps_completed() -> None:
+    """Whole blocks stay; the private one, which the failed step may have spoilt, does not."""
+    planner = Planner(slots=1, context=CONTEXT)
+    planner.add(sequence("a", prompt=200))
+    while step(planner) == []:
+        pass
+    planner.abort("a")
+    assert [len(node.token_ids) for node in planner.cache.tree.nodes()] == [128]
 
 
 def test_admission_waits_for_blocks() -> None:
-    """A free slot is not enough: all blocks a sequence can need must be free too, first come, first served."""
-    planner = Planner(slots=3, context=256, blocks=BlockPool(3))
+    """A slot is not enough: what others have still to take is not free, and one block more is needed to begin."""
+    planner = Planner(slots=3, context=384, blocks=4)
     planner.add(sequence("a", prompt=200, max_tokens=50))
-    planner.add(sequence("b", prompt=200, max_tokens=50))
-    planner.add(sequence("c", prompt=5))
-    assert {row.job_id for row in planner.plan().rows} == {"a"}
+    planner.add(sequence("b", prompt=200, max_tokens=150, first=300))
+    assert shape(planner.plan()).keys() == {"a"}
+    planner.add(sequence("c", prompt=5, first=600))
+    assert shape(planner.plan()).keys() == {"a", "c"}
     planner.cancel("a")
-    assert {row.job_id for row in planner.plan().rows} == {"b", "c"}
+    planner.cancel("c")
+    assert shape(planner.plan()).keys() == {"b"}
+
+
+def test_nobody_is_overtaken_for_ever() -> None:
+    """A large sequence lets small ones pass so many times; then they wait until it has its turn."""
+    planner = Planner(slots=3, context=512, blocks=4)
+    planner.add(sequence("first", prompt=200, max_tokens=300, first=5000))
+    step(planner)
+    planner.add(sequence("large", prompt=370, max_tokens=100, first=6000))
+    passed = 0
+    for number in range(10 * OVERTAKEN_MAX):
+        planner.add(sequence(f"small{number}", prompt=2, max_tokens=1, first=10 * number))
+        step(planner)
+        if planner.sequence(f"small{number}") is not None:
+            break
+        passed += 1
+    assert passed == OVERTAKEN_MAX
+    planner.cancel("first")
+    assert next(iter(shape(planner.plan()))) == "large"
+
+
+def test_the_last_to_come_makes_room() -> None:
+    """With no block left the youngest goes back to waiting; it returns, and nothing of its text is different."""
+    planner, model = Planner(slots=2, context=512, blocks=4, drafts_max=0), SimulatedModel()
+    jobs = [Sequence("old", tuple(range(120)), 300, PLAIN), Sequence("young", tuple(range(200, 310)), 300, PLAIN)]
+    texts: dict[str, list[int]] = {"old": [], "young": []}
+    for job in jobs:
+        planner.add(job)
+    preempted = []
+    while planner.live:
+        plan = planner.plan()
+        waiting = {job.job_id for job in jobs if job.state is SequenceState.WAITING}
+        preempted += [job_id for job_id in waiting if job_id not in preempted]
+        for outcome in planner.commit(plan, model.run(plan), 0.01):
+            texts[outcome.job_id] += outcome.token_ids
+    assert preempted == ["young"] and 1 <= planner.preempted <= 2
+    assert texts == {job.job_id: list(alone(job)[0]) for job in jobs}
+
+
+def test_labels_tell_what_is_kept() -> None:
+    """The latest first; when the tree is cut back, the label of the shorter beginning stays longer."""
+    planner = Planner(slots=1, context=CONTEXT, blocks=4)
+    planner.add(Sequence("a", tuple(range(300)), 1, labels=("half", "whole")))
+    while planner.live:
+        step(planner)
+    assert planner.labels(9) == ("whole", "half") and planner.labels(1) == ("whole",)
+    planner.cache.tree.evict()
+    assert planner.labels(9) == ("whole", "half"), "attached before the partial end was there"
+    planner.cache.tree.evict()
+    assert planner.labels(9) == ("half",)
+    planner.cache.tree.evict()
+    assert planner.labels(9) == ()
+
+
+def test_idle_blocks_are_bounded() -> None:
+    """What nobody uses is kept up to `idle_max` blocks, the beginning for longest."""
+    planner = Planner(slots=1, context=CONTEXT, idle_max=2)
+    planner.add(sequence("a", prompt=500, max_tokens=1))
+    while planner.live:
+        step(planner)
+    assert planner.counts.blocks_used == planner.counts.blocks_idle == 2
+    assert {node.token_ids[0] for node in planner.cache.tree.nodes()} == {1, 129}
 
 
 def test_blocks_for() -> None:
     """Blocks round up to 128 positions."""
     assert [blocks_for(n) for n in (0, 1, 128, 129, 256)] == [0, 1, 1, 2, 2]
-
-
-@settings(max_examples=60)
-@given(st.lists(st.tuples(st.integers(1, 90), st.integers(1, 9)), max_size=12), st.integers(1, 4), st.integers(1, 30))
-def test_every_sequence_ends(jobs: list[tuple[int, int]], slots: int, room: int) -> None:
-    """Whatever is submitted, each sequence ends with all its tokens after a bounded number of steps."""
-    planner = Planner(slots=slots, context=100, step_tokens=slots + room)
-    for number, (prompt, max_tokens) in enumerate(jobs):
-        planner.add(sequence(f"j{number}", prompt, max_tokens))
-    ended: dict[str, int] = {}
-    for _ in range(sum(prompt + max_tokens for prompt, max_tokens in jobs) + 1):
-        for outcome in step(planner):
-            if outcome.stop_reason is not None:
-                ended[outcome.job_id] = outcome.tokens_out
-    assert ended == {f"j{number}": max_tokens for number, (_, max_tokens) in enumerate(jobs)}
-
-
-class PlannerMachine(RuleBasedStateMachine):
-    """Random adds, cancels and steps over few slots and little memory; the invariants hold after each."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.planner = Planner(slots=3, context=256, step_tokens=20, blocks=BlockPool(4))
-        self.number = 0
-        self.left: dict[str, int] = {}
-
-    @rule(prompt=st.integers(1, 150), max_tokens=st.integers(1, 100))
-    def add(self, prompt: int, max_tokens: int) -> None:
-        self.number += 1
-        self.planner.add(sequence(f"j{self.number}", prompt, max_tokens))
-        self.left[f"j{self.number}"] = max_tokens
-
-    @precondition(lambda self: self.left)
-    @rule(pick=st.integers(0, 99))
-    def cancel(self, pick: int) -> None:
-        job_id = sorted(self.left)[pick % len(self.left)]
-        outcome = self.planner.cancel(job_id)
-        assert outcome is not None and outcome.stop_reason is StopReason.CANCELLED
-        del self.left[job_id]
-
-    @rule(token=st.integers(0, 5))
-    def step(self, token: int) -> None:
-        plan = self.planner.plan()
-        assert plan == self.planner.plan()
-        assert plan.token_count <= 20
-        assert bool(plan) == bool(self.left)
-        assert len({row.slot for row in plan.rows}) == len(plan.rows) <= 3
-        decoding = {j for j in self.left if self._state(j) is SequenceState.DECODE}
-        assert {row.job_id for row in plan.rows[: len(decoding)]} == decoding
-        for outcome in self.planner.commit(plan, answer(plan, token)):
-            self.left[outcome.job_id] -= len(outcome.token_ids)
-            if outcome.stop_reason is not None:
-                assert self.left.pop(outcome.job_id) == 0 or token == EOS
-
-    def _state(self, job_id: str) -> SequenceState:
-        found = self.planner.sequence(job_id)
-        assert found is not None
-        return found.state
-
-    @invariant()
-    def nothing_leaks(self) -> None:
-        assert self.planner.live == len(self.left)
-        assert self.planner.slots_busy <= 3
-        assert 0 <= self.planner.blocks.free <= 4
-        if not self.left:
-            assert self.planner.blocks.free == 4
-
-
-PlannerMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
-TestPlannerMachine = PlannerMachine.TestCase

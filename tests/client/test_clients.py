@@ -21,8 +21,9 @@ from llorch.base.errors import (
     Unreachable,
 )
 from llorch.client import AsyncClient, Client, InferenceRequest, Priority
-from llorch.client.events import End, InferenceEvent, Metrics, Queued, Started, Token
+from llorch.client.events import End, InferenceEvent, Metrics, Queued, Started, Token, from_wire
 from llorch.client.sync import OnClose
+from llorch.wire.logprobs import Likely, TokenLogprob
 from llorch.wire.tasks import Placement, parse_task
 from tests.client.conftest import JOB, TEXT, Scripted
 
@@ -254,6 +255,10 @@ def test_a_request_with_every_field_is_what_the_server_parses(server: Scripted) 
         top_k=4,
         min_p=0.1,
         repetition_penalty=1.1,
+        presence_penalty=0.5,
+        frequency_penalty=-0.5,
+        logit_bias={50: -100, 7: 1.5},
+        logprobs=3,
         stop=["a", "b"],
         seed=7,
         priority=Priority.BATCH,
@@ -266,7 +271,17 @@ def test_a_request_with_every_field_is_what_the_server_parses(server: Scripted) 
     Client(server.url).enqueue(request)
     parsed = parse_task(json.loads(server.script.requests[0][3]))
     assert parsed.priority is Priority.BATCH and parsed.placement == request.placement
+    assert parsed.sampling.presence_penalty == 0.5 and parsed.sampling.frequency_penalty == -0.5
+    assert parsed.sampling.logit_bias == ((7, 1.5), (50, -100.0)) and parsed.sampling.logprobs == 3
     assert parsed.sampling.stop == ("a", "b") and parsed.sampling.seed == 7 and parsed.messages[0].content == "hi 🦙"
+
+
+def test_log_probabilities_reach_the_program() -> None:
+    """A token event carries them when the frame does."""
+    entry = {"id": 7, "logprob": -0.5, "top": [{"id": 7, "logprob": -0.5}]}
+    event = from_wire({"type": "token", "t": "a", "i": 0, "ids": [7], "logprobs": [entry]})
+    assert event == Token("a", 0, (TokenLogprob(7, -0.5, (Likely(7, -0.5),)),))
+    assert from_wire({"type": "token", "t": "a", "i": 0, "ids": [7]}) == Token("a", 0)
 
 
 def test_the_package_offers_the_sdk_names() -> None:

@@ -13,7 +13,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 import transformers
-from tiny_models import FAMILIES, SHAPE, write_tokenizer
+from tiny_models import FAMILIES, KERNELS, SHAPE, write_tokenizer
+
+from llorch.model import Dtype, Kernels, LoadedModel, load_model
 
 
 @pytest.fixture(scope="session")
@@ -48,3 +50,14 @@ def directories(write_model: Callable[..., Path]) -> Callable[[str], Path]:
         return made[name]
 
     return directory
+
+
+@pytest.fixture(params=KERNELS)
+def load(request: pytest.FixtureRequest) -> Callable[..., LoadedModel]:
+    """`load(directory, **options)` in fp32 and with one thread, for each kind of kernels."""
+
+    def loaded(directory: Path, **options: Any) -> LoadedModel:
+        settings = {"kernels": Kernels(request.param), "dtype": Dtype.FP32, "threads": 1, **options}
+        return load_model(directory, **settings)
+
+    return loaded

@@ -14,12 +14,13 @@ import pytest
 import torch
 
 from llorch.base.errors import InsufficientMemory, InvalidModel
-from llorch.batching.planner import Draw, Row, StepPlan
+from llorch.batching.plan import Draw, Row, StepPlan
 from llorch.batching.sequence import SamplingParams
 from llorch.host import process
-from llorch.model import Dtype, hardware, load_model, loader
-from llorch.model.config import RopeScaling, parse_config
-from llorch.model.kv_cache import KvCache
+from llorch.model import Dtype, Kernels, Quantize, hardware, load_model, loaded
+from llorch.model.config import parse_config
+from llorch.model.graph.kv_cache import KvCache
+from llorch.model.rope import RopeScaling
 
 GIB = 1 << 30
 CONFIG = {
@@ -49,6 +50,7 @@ def test_a_loaded_model(directory: Path) -> None:
     assert seen[0] == 0.0 and seen[-1] == 1.0 and seen == sorted(seen) and len(seen) > 5
     assert model.context_length == 512
     assert model.step_tokens == 2 + 256
+    assert model.kv_blocks == 2 * 4
     assert model.eos_ids == {2}
     assert model.chat_template == "{{ messages }}"
     assert model.special_tokens["bos_token"] == "<s>"
@@ -56,10 +58,12 @@ def test_a_loaded_model(directory: Path) -> None:
     assert model.capabilities.to_body()["row_invariant"] is True
     before = model.kv_bytes
     greedy = Draw(SamplingParams(temperature=0.0), 0)
-    plan = StepPlan((Row("a", 0, 0, tuple(range(200)), greedy), Row("b", 1, 0, (5,), None)))
-    tokens = model.runner.run(plan)
-    assert isinstance(tokens[0], int) and tokens[1] is None
-    assert model.kv_bytes - before == 128 * model.config.kv_values_per_position * 4
+    plan = StepPlan((Row("a", 0, tuple(range(200)), (greedy,), (0, 2)), Row("b", 0, (5,), (), (7,))))
+    drawn = model.runner.run(plan)
+    assert isinstance(drawn[0][0].token_id, int) and drawn[1] == ()
+    assert model.kv_bytes - before == 128 * model.config.kv_values_per_position * 4  # 0 and 7: tried while loading
+    model.runner.interrupt()
+    model.runner.close()
 
 
 def test_the_frozen_file_has_no_numpy(directory: Path) -> None:
@@ -67,12 +71,15 @@ def test_the_frozen_file_has_no_numpy(directory: Path) -> None:
     script = """
 import pathlib, sys
 sys.modules["numpy"] = None
-from llorch.batching.planner import Draw, Row, StepPlan
+from llorch.batching.plan import Draw, Row, StepPlan
 from llorch.batching.sequence import SamplingParams
 from llorch.model import load_model
 model = load_model(pathlib.Path(sys.argv[1]), slots=2)
-params = SamplingParams(top_p=0.9, top_k=5, repetition_penalty=1.2)
-print(model.runner.run(StepPlan((Row("a", 0, 0, tuple(model.tokenizer.encode("once")), Draw(params, 0, (5,))),))))
+params = SamplingParams(
+    top_p=0.9, top_k=5, repetition_penalty=1.2, presence_penalty=0.1, logit_bias=((5, 0.5),), logprobs=2
+)
+ids = tuple(model.tokenizer.encode("once"))
+print(model.runner.run(StepPlan((Row("a", 0, ids, (Draw(params, 0, (5, 6), 1),), (0,)),))))
 assert not {"torch._dynamo", "torch._inductor", "sympy", "networkx"} & set(sys.modules)
 """
     root = Path(__file__).parents[2]
@@ -84,10 +91,10 @@ def test_threads_hold_in_the_step_thread(write_model: Callable[..., Path]) -> No
     directory = write_model("llama2", hidden_size=512, intermediate_size=2048, num_hidden_layers=1)
     script = """
 import os, pathlib, sys, threading
-from llorch.batching.planner import Row
+from llorch.batching.plan import Row
 from llorch.model import load_model
 model = load_model(pathlib.Path(sys.argv[1]), slots=1, threads=1)
-row = Row("a", 0, 0, tuple(range(64)), None)
+row = Row("a", 0, tuple(range(64)), (), (0,))
 count = lambda: len(os.listdir("/proc/self/task"))
 def step():
     before = count()
@@ -109,10 +116,10 @@ def test_the_cache_takes_memory_as_it_is_used() -> None:
     """Reserving a cache costs no memory; a position written takes its pages."""
     config = parse_config({**CONFIG, "max_position_embeddings": 1 << 22}, {})
     before = resident_bytes()
-    cache = KvCache(config, slots=2, context=1 << 22, dtype=torch.float32)
-    assert cache.positions == 1 << 22 and resident_bytes() - before < 16 << 20
-    cache.store(0, cache.row_indexes(torch.tensor([1]), torch.tensor([1 << 21])), torch.ones(1, 4, 4))
-    assert cache.keys(0, 1, 1 << 21, (1 << 21) + 1).sum() == 8 and resident_bytes() - before < 16 << 20
+    cache = KvCache(config, blocks=1 << 16, dtype=torch.float32)
+    assert resident_bytes() - before < 16 << 20
+    cache.store(0, torch.tensor([1 << 21]), torch.ones(1, 4, 4))
+    assert cache.read(0, (1 << 14,)).sum() == 16 and resident_bytes() - before < 16 << 20
 
 
 def resident_bytes() -> int:
@@ -129,7 +136,9 @@ def tensor_bytes(directory: Path) -> list[int]:
 def test_unknown_model_type_names_the_supported_ones(directory: Path) -> None:
     """An unknown model_type is refused, naming what is supported."""
     change_config(directory, model_type="gpt2")
-    with pytest.raises(InvalidModel, match=r"'gpt2' is not supported; supported are llama, mistral, qwen2"):
+    with pytest.raises(
+        InvalidModel, match=r"'gpt2' is not supported; supported are llama, mistral, phi3, qwen2, qwen3"
+    ):
         load_model(directory)
 
 
@@ -137,8 +146,13 @@ def test_unknown_model_type_names_the_supported_ones(directory: Path) -> None:
     ("change", "message"),
     [
         ({"hidden_act": "gelu"}, "activation"),
-        ({"rope_parameters": {"rope_type": "yarn"}}, "rope scaling 'yarn'"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "rope scaling 'yarn' is not supported; supported are default, li"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial rotary"),
+        ({"rope_parameters": {"rope_theta": -1}}, "rope_theta must be a positive number"),
         ({"vocab_size": None}, "vocab_size"),
+        ({"eos_token_id": ["2"]}, "eos_token_id must be"),
+        ({"model_type": "mistral", "sliding_window": -1}, "sliding_window must be"),
+        ({"model_type": "qwen2", "layer_types": ["full_attention"]}, "one kind for each layer"),
         ({"intermediate_size": 32}, r"has shape \(96, 64\), expected \(32, 64\)"),
         ({"num_hidden_layers": 2}, "9 tensors do not belong"),
         ({"num_hidden_layers": 4}, r"no tensor layers\.3"),
@@ -173,12 +187,55 @@ def test_files_that_are_missing_or_broken(directory: Path) -> None:
 def test_memory_is_checked_before_loading(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A context that does not fit is refused; without one, as much is taken as fits."""
     monkeypatch.setattr(process, "available_memory_bytes", lambda: GIB // 8)
-    with pytest.raises(InsufficientMemory, match="are needed for weights and 4000 slots of 512 positions"):
-        load_model(directory, slots=4000, context=512)
     change_config(directory, max_position_embeddings=1 << 20)
+    with pytest.raises(InsufficientMemory, match="are needed for weights and a context of 1048576 positions"):
+        load_model(directory, slots=1, context=1 << 20)
     model = load_model(directory, slots=2)
     assert 2048 < model.context_length < 1 << 20
     assert model.context_length % 128 == 0
+    assert model.kv_blocks == 2 * model.context_length // 128
+
+
+def test_slots_share_blocks_where_memory_is_short(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache is bounded by memory or by `kv_bytes`, below what all slots could use, but holds one whole context."""
+    block_bytes = 128 * 3 * 2 * 2 * 16 * 4
+    monkeypatch.setattr(process, "available_memory_bytes", lambda: GIB // 8)
+    model = load_model(directory, slots=4000, context=500)
+    assert (model.context_length, model.slots) == (500, 4000)
+    assert 4 <= model.kv_blocks < 4000 * 4
+    model = load_model(directory, slots=8, context=500, kv_bytes=5 * block_bytes + 1)
+    assert (model.context_length, model.kv_blocks) == (500, 5)
+    assert load_model(directory, slots=8, context=500, kv_bytes=GIB).kv_blocks == 8 * 4
+    with pytest.raises(InsufficientMemory, match="a context of 500 positions needs"):
+        load_model(directory, slots=8, context=500, kv_bytes=3 * block_bytes)
+
+
+def test_native_kernels_are_not_in_this_build(directory: Path) -> None:
+    """Asking for native kernels, or for int8 weights, is refused in one line; torch has no int8."""
+    for options in ({"kernels": Kernels.NATIVE}, {"quantize": Quantize.INT8}):
+        with pytest.raises(InvalidModel, match="not built"):
+            load_model(directory, **options)  # type: ignore[arg-type]
+    with pytest.raises(InvalidModel, match="unquantized"):
+        load_model(directory, kernels=Kernels.TORCH, quantize=Quantize.INT8)
+
+
+def test_everything_but_the_graph_is_free_of_torch(directory: Path) -> None:
+    """`llorch.model` imports no torch, and reads configuration, tokenizer and recipe of a model without it."""
+    script = """
+import pathlib, sys
+import llorch.model
+from llorch.model.checkpoint import Checkpoint
+from llorch.model.config import read_config
+from llorch.model.recipe import read_recipe
+directory = pathlib.Path(sys.argv[1])
+config, tokenizer, checkpoint = read_config(directory), llorch.model.Tokenizer(directory), Checkpoint(directory)
+recipe = read_recipe(config, checkpoint)
+assert len(checkpoint.mapped(recipe.norm)) == recipe.norm.size_bytes > 0
+assert tokenizer.encode("once") and config.rope.frequencies()
+assert not {"torch", "safetensors", "numpy"} & set(sys.modules)
+"""
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-W", "error", "-c", script, str(directory)], check=True, cwd=root, timeout=60)
 
 
 def test_dtype_follows_storage_size_and_processor(
@@ -188,7 +245,7 @@ def test_dtype_follows_storage_size_and_processor(
     stored = write_model("qwen2", dtype=torch.bfloat16)
     monkeypatch.setattr(hardware, "has_native_bf16", lambda: True)
     assert load_model(stored, slots=1).capabilities.dtype == "fp32"
-    monkeypatch.setattr(loader, "SMALL_MODEL_BYTES", 0)
+    monkeypatch.setattr(loaded, "SMALL_MODEL_BYTES", 0)
     assert load_model(stored, slots=1).capabilities.dtype == "bf16"
     monkeypatch.setattr(hardware, "has_native_bf16", lambda: False)
     assert load_model(stored, slots=1).capabilities.dtype == "fp32"

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llorch.batching.planner import Draw
+from llorch.batching.plan import Draw, Drawn
 from llorch.batching.sequence import SamplingParams
-from llorch.model.sampler import Sampler, penalise, restrict, uniform_noise
+from llorch.model.graph.sampler import Sampler, adjust, restrict, uniform_noise
 
 VOCAB = 50
 
@@ -59,18 +59,60 @@ def test_top_p_beyond_the_first_look() -> None:
     assert torch.nonzero(kept > -math.inf).flatten().tolist() == list(range(2500))
 
 
-def test_penalty() -> None:
+def adjusted(
+    logits: list[float], params: SamplingParams, history: tuple[int, ...] = (), prompt_length: int = 0
+) -> list[float]:
+    values: list[float] = adjust(torch.tensor(logits), Draw(params, 0, history, prompt_length)).tolist()
+    return values
+
+
+def test_repetition_penalty() -> None:
     """Seen tokens: positive logits are divided, negative ones multiplied; ids beyond the vocabulary are ignored."""
-    out = penalise(torch.tensor([2.0, -2.0, 1.0]), (0, 1, 1, 9), 2.0)
-    assert out.tolist() == [1.0, -4.0, 1.0]
+    params = SamplingParams(repetition_penalty=2.0)
+    assert adjusted([2.0, -2.0, 1.0], params, (0, 1, 1, 9)) == [1.0, -4.0, 1.0]
+    assert adjusted([2.0, -2.0, 1.0], params, (0, 1, 1, 9), 4) == [1.0, -4.0, 1.0]
+
+
+def test_presence_and_frequency_penalties() -> None:
+    """They count generated tokens only: presence once, frequency each time; negative ones encourage."""
+    history = (0, 0, 1, 2, 2, 2, 9)
+    logits = [1.0, 1.0, 1.0, 1.0]
+    assert adjusted(logits, SamplingParams(presence_penalty=0.5), history, 2) == [1.0, 0.5, 0.5, 1.0]
+    assert adjusted(logits, SamplingParams(frequency_penalty=0.25), history, 2) == [1.0, 0.75, 0.25, 1.0]
+    both = SamplingParams(presence_penalty=0.5, frequency_penalty=-0.25)
+    assert adjusted(logits, both, history, 2) == [1.0, 0.75, 1.25, 1.0]
+    assert adjusted(logits, both, history, 7) == logits
+
+
+def test_bias_comes_before_the_penalties() -> None:
+    """A bias is added to its token's logit first; ids beyond the vocabulary are ignored."""
+    params = SamplingParams(logit_bias=((1, 3.0), (0, -1.0), (7, 5.0)), repetition_penalty=2.0)
+    assert adjusted([1.0, -1.0, 1.0], params, (1,)) == [0.0, 1.0, 1.0]
+    banned = SamplingParams(temperature=1.0, logit_bias=((3, -1e9),))
+    drawn = Sampler(4).draw(torch.zeros(300, 4), [Draw(banned, index) for index in range(300)])
+    assert {token.token_id for token in drawn} == {0, 1, 2}
+
+
+def test_logprobs_are_the_models_own() -> None:
+    """They are of the raw logits: bias, penalties and temperature change the token, not what is reported of it."""
+    logits = torch.tensor([[2.0, 1.0, 1.0, 0.0]])
+    expected = torch.log_softmax(logits[0].double(), 0).tolist()
+    params = SamplingParams(temperature=0.0, logit_bias=((3, 9.0),), logprobs=3)
+    drawn = Sampler(4).draw(logits, [Draw(params, 0)])[0]
+    assert drawn == Drawn(3, expected[3], ((0, expected[0]), (1, expected[1]), (2, expected[2])))
+    none = Sampler(4).draw(logits, [Draw(SamplingParams(temperature=0.0, logprobs=0), 0)])[0]
+    assert none == Drawn(0, expected[0])
+    every = Sampler(4).draw(logits, [Draw(SamplingParams(temperature=0.0, logprobs=20), 0)])[0]
+    assert [token for token, _ in every.top] == [0, 1, 2, 3]
+    assert Sampler(4).draw(logits, [Draw(SamplingParams(temperature=0.0), 0)]) == [Drawn(0)]
 
 
 def test_greedy_takes_the_lowest_of_equal_ids() -> None:
     """temperature 0 is argmax, and the lowest id wins a tie."""
     logits = torch.zeros(1, 3000)
     logits[0, [700, 1500, 2900]] = 1.0
-    assert Sampler(3000).draw(logits, [Draw(SamplingParams(temperature=0.0), 0)]) == [700]
-    assert Sampler(3000).draw(logits, [Draw(SamplingParams(temperature=1e-9), 0)]) == [700]
+    assert Sampler(3000).draw(logits, [Draw(SamplingParams(temperature=0.0), 0)]) == [Drawn(700)]
+    assert Sampler(3000).draw(logits, [Draw(SamplingParams(temperature=1e-9), 0)]) == [Drawn(700)]
 
 
 def test_draws_depend_on_seed_and_index_only() -> None:
@@ -117,7 +159,8 @@ def test_distribution(params: SamplingParams) -> None:
         for number in range(4000):
             seed, index = (number, 0) if vary == "seed" else (42, number)
             draws.append(Draw(SamplingParams(params.temperature, params.top_k, seed=seed), index))
-        counts = torch.bincount(torch.tensor(sampler.draw(logits.expand(4000, -1), draws)), minlength=vocab)
+        drawn = [token.token_id for token in sampler.draw(logits.expand(4000, -1), draws)]
+        counts = torch.bincount(torch.tensor(drawn), minlength=vocab)
         assert (counts[expected == 0] == 0).all()
         positive = expected > 0
         chi_square = ((counts[positive] - expected[positive]) ** 2 / expected[positive]).sum()

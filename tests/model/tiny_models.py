@@ -10,6 +10,7 @@ import tokenizers
 
 VOCAB = 320
 CONTEXT = 512
+KERNELS = ("torch",)
 SHAPE = {
     "vocab_size": VOCAB,
     "hidden_size": 64,
@@ -28,6 +29,20 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+LONGROPE: dict[str, Any] = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "short_factor": [1.0, 1.02, 1.05, 1.1, 1.1, 1.2, 1.3, 1.4],
+    "long_factor": [1.1, 1.3, 1.8, 2.5, 4.0, 8.0, 20.0, 40.0],
+}
+PARTIAL_LONGROPE = {
+    **LONGROPE,
+    "partial_rotary_factor": 0.75,
+    "short_factor": LONGROPE["short_factor"][:6],
+    "long_factor": LONGROPE["long_factor"][:6],
+}
+PHI3 = {"pad_token_id": 0}
+TIED = {"tie_word_embeddings": True}
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama2": ("Llama", {}),
     "llama3": ("Llama", {"num_key_value_heads": 2, "rope_parameters": LLAMA3_ROPE}),
@@ -42,8 +57,15 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         "Qwen2",
         {"num_key_value_heads": 2, "use_sliding_window": True, "sliding_window": 20, "max_window_layers": 1},
     ),
+    "smollm": ("Llama", {"hidden_size": 96, "num_attention_heads": 6, "num_key_value_heads": 2, **TIED}),
+    "qwen3": ("Qwen3", {"num_key_value_heads": 2, "head_dim": 32, **TIED}),
+    "qwen3_bias": ("Qwen3", {"num_key_value_heads": 2, "head_dim": 16, "attention_bias": True}),
     "mistral": ("Mistral", {"num_key_value_heads": 2, "sliding_window": 33}),
+    "phi3": ("Phi3", {"num_key_value_heads": 2, "sliding_window": 100, **PHI3}),
+    "phi3_long": ("Phi3", {**PHI3, "rope_parameters": LONGROPE, "original_max_position_embeddings": 96}),
+    "phi3_partial": ("Phi3", {**PHI3, "rope_parameters": PARTIAL_LONGROPE, "original_max_position_embeddings": 96}),
 }
+LONG_FROM = {"phi3_long": 96, "phi3_partial": 96}
 
 
 def write_tokenizer(directory: Path) -> None:

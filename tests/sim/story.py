@@ -77,6 +77,7 @@ def _client(world: World, number: int) -> None:
         prompt_sha256="0",
         prompt_bytes=rng.choice((10, 10, 10, 150, 250, 700)),
         seed=number,
+        prefixes=("a", f"b{number % 3}", f"c{number}")[: number % 4],
         model=rng.choice((*MODELS, *MODELS, None, ModelId("unheard-of"))),
         max_tokens=rng.choice((None, 20, 20, 90, 300)),
         priority=rng.choice((Priority.INTERACTIVE, Priority.BATCH)),

@@ -420,11 +420,17 @@ class World:
             busy = len(worker.running)
             if worker.liar and self._chance(0.3):
                 busy = self.rng.randrange(worker.spec.slots_total + 2)
-            beat = happened.HeartbeatReceived(worker.spec.worker_id, Load(busy, 10.0, 0, worker.draining))
+            load = Load(busy, 10.0, 0, worker.draining)
+            beat = happened.HeartbeatReceived(worker.spec.worker_id, load, self._prefixes_on(worker))
             for _ in range(2 if self._chance(0.1) else 1):
                 delay_s = self.rng.uniform(0.5, 2.5) if self._chance(0.05) else self.soon()
                 self.later(delay_s, lambda: self._receive(worker, beat))
         self.later(1.0, lambda: self.heartbeat(worker, incarnation))
+
+    def _prefixes_on(self, worker: FakeWorker) -> frozenset[str]:
+        """What its cache holds: the beginnings of the jobs that run there."""
+        records = [record for job_id, _ in worker.running if (record := self.jobs.get(job_id)) is not None]
+        return frozenset(digest for record in records for digest in record.spec.prefixes)
 
     def _receive(self, worker: FakeWorker, beat: happened.HeartbeatReceived) -> None:
         if self.brain is None:

@@ -82,6 +82,20 @@ def test_records_survive_the_codec(record: Any) -> None:
     assert decode(type(record), '{"added_later":1,' + text[1:], **given) == record
 
 
+def test_digests_of_a_prompt_are_not_stored(path: Path) -> None:
+    """They would say something of a prompt for days after it is gone; whoever needs them computes them anew."""
+    record = job(1)
+
+    async def write() -> None:
+        await store.commit([replace(record, spec=replace(record.spec, prefixes=("5ec4e75ec4e75ec4",)))])
+
+    store = Store(path)
+    asyncio.run(write())
+    assert store.snapshot().jobs == (record,)
+    store.close()
+    assert b"5ec4e7" not in b"".join(file.read_bytes() for file in path.parent.iterdir())
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "null", "{}", '{"spec":7}', '{"spec":{"seed":1},"state":"queued"}'])
 def test_a_record_that_cannot_be_read_says_so(text: str) -> None:
     """One error with the way out, never a KeyError from inside; nothing of the record is in it."""

@@ -115,6 +115,7 @@ def _submit(player: Player, words: Words, options: Options) -> Event:
         prompt_sha256="",
         prompt_bytes=int(options.get("bytes", 10)),
         seed=1,
+        prefixes=_names(options, "prefix"),
         model=None if options.get("model") == "any" else ModelId(options.get("model", "demo")),
         max_tokens=int(options.get("max", 20)),
         priority=Priority(options.get("priority", "interactive")),
@@ -147,7 +148,11 @@ def _worker(player: Player, words: Words, options: Options) -> Event:
 
 def _beat(player: Player, words: Words, options: Options) -> Event:
     load = Load(int(options.get("busy", 0)), 0.0, 0, "draining" in words)
-    return happened.HeartbeatReceived(WorkerId(words[0]), load)
+    return happened.HeartbeatReceived(WorkerId(words[0]), load, frozenset(_names(options, "holds")))
+
+
+def _names(options: Options, name: str) -> tuple[str, ...]:
+    return tuple(options[name].split(",")) if name in options else ()
 
 
 def _attempt(player: Player, name: str) -> tuple[JobId, int]:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llorch.wire import execute, sse
+from llorch.wire.logprobs import Likely, TokenLogprob, read_logprobs
 
 events = st.lists(
     st.builds(execute.token, st.text(max_size=20), st.integers(0, 10**6), st.lists(st.integers(0, 10**5), max_size=3)),
@@ -83,6 +84,38 @@ def test_a_token_as_we_write_it_stays_as_it_is(text: str, index: int, ids: list[
     """What our workers send is passed on byte for byte, whatever the text."""
     frame = sse.encode(execute.token(text, index, ids))
     assert sse.plain_token(frame, index) == frame
+
+
+LOGPROBS = st.floats(max_value=0.0, allow_nan=False) | st.sampled_from([0.0, -1e-6, -1.5e-5, -1e-7])
+LIKELY = st.builds(Likely, st.integers(0, 10**6), LOGPROBS)
+TOKENS = st.builds(TokenLogprob, st.integers(0, 10**6), LOGPROBS, st.lists(LIKELY, max_size=3).map(tuple))
+
+
+@given(st.lists(TOKENS, min_size=1, max_size=3))
+def test_log_probabilities_pass_as_they_are(tokens: list[TokenLogprob]) -> None:
+    """Frames with log probabilities need no parsing either, and read back they are the rounded ones."""
+    frame = sse.encode(execute.token("a", 4, [1], tokens))
+    assert sse._PLAIN_TOKEN.fullmatch(frame) and sse.plain_token(frame, 4) == frame
+    read = read_logprobs(sse.payload(frame)["logprobs"])
+    assert [token.to_body() for token in read] == [token.to_body() for token in tokens]
+
+
+def test_log_probabilities_of_another_maker_are_written_anew() -> None:
+    """What has our form is kept whatever its spacing; anything else is dropped and the text stays."""
+    start = b'data: {"type":"token","t":"a","i":4,"ids":[7],"logprobs": '
+    good = start + b'[{"id": 7, "logprob": -1, "top": [], "x": 1}]}\n\n'
+    assert sse.plain_token(good, 4) == sse.encode(execute.token("a", 4, [7], [TokenLogprob(7, -1.0)]))
+    for bad in (
+        b'"x"',
+        b"[3]",
+        b'[{"id":7,"logprob":-1}]',
+        b'[{"id":-7,"logprob":-1,"top":[]}]',
+        b'[{"id":7,"logprob":true,"top":[]}]',
+        b'[{"id":7,"logprob":-1' + b"0" * 300 + b',"top":[]}]',
+        b'[{"id":7,"logprob":-1,"top":[{"id":1}]}]',
+        b'[{"id":7,"logprob":-1,"top":[' + b",".join([b'{"id":1,"logprob":-1}'] * 21) + b"]}]",
+    ):
+        assert sse.plain_token(start + bad + b"}\n\n", 4) == sse.encode(execute.token("a", 4, [7])), bad
 
 
 def test_an_unusual_token_is_written_anew() -> None:

@@ -14,16 +14,17 @@ from aiohttp import ClientSession
 
 from llorch.base.clock import SystemClock
 from llorch.base.errors import InvalidRequest
-from llorch.batching.detokenize import Piece
-from llorch.batching.planner import Planner, StepPlan
-from llorch.batching.sequence import StopReason
+from llorch.batching.detokenize import Piece, TextStream
+from llorch.batching.plan import Draw, Drawn, Interrupted, StepPlan
+from llorch.batching.planner import Planner
+from llorch.batching.sequence import SamplingParams, StopReason
 from llorch.web.listening import Listener
 from llorch.web.sockets import bound_socket
 from llorch.wire.execute import ExecuteRequest, Resume
 from llorch.wire.sampling import Sampling
 from llorch.wire.sse import EventReader
 from llorch.workerd import execute, outlet, routes, service
-from llorch.workerd.engine import FAILURES_MAX, Engine
+from llorch.workerd.engine import FAILURES_MAX, INTERRUPTIBLE_TOKENS_MIN, Engine, Submission
 from llorch.workerd.outlet import Ending, Outlet, Taken, Update
 from llorch.workerd.service import Facts, Known, Service
 
@@ -48,11 +49,21 @@ class Alphabet:
     def __init__(self, before: Callable[[int], None] = lambda step: None) -> None:
         self.before = before
         self.steps = 0
+        self.interrupted = threading.Event()
 
-    def run(self, plan: StepPlan) -> list[int | None]:
+    def run(self, plan: StepPlan) -> list[tuple[Drawn, ...]]:
         self.steps += 1
         self.before(self.steps)
-        return [None if row.draw is None else ord("a") + row.draw.index % 26 for row in plan.rows]
+        return [tuple(map(letter, row.draws)) for row in plan.rows]
+
+    def interrupt(self) -> None:
+        self.interrupted.set()
+
+
+def letter(draw: Draw) -> Drawn:
+    """The letter of an index, with a logprob that tells the index when one is wanted."""
+    token_id = ord("a") + draw.index % 26
+    return Drawn(token_id) if draw.params.logprobs is None else Drawn(token_id, -float(draw.index))
 
 
 class Rig:
@@ -86,10 +97,14 @@ class Rig:
 
 
 def request(
-    job_id: str, max_tokens: int = 5, stop: tuple[str, ...] = (), resume: Resume | None = None
+    job_id: str,
+    max_tokens: int = 5,
+    stop: tuple[str, ...] = (),
+    resume: Resume | None = None,
+    prompt: str = "prompt",
 ) -> ExecuteRequest:
     """An execute request for the alphabet."""
-    return ExecuteRequest(job_id, "prompt", (), max_tokens, Sampling(stop=stop), resume or Resume())
+    return ExecuteRequest(job_id, prompt, (), max_tokens, Sampling(stop=stop), resume or Resume())
 
 
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -208,6 +223,117 @@ def test_tokens_that_the_model_does_not_have_are_refused() -> None:
                 await rig.service.open(odd)
         assert rig.service.slots_busy == 0 and rig.engine.progress.failures == 0
         assert (await rig.text())[0] == "abcde"
+        rig.engine.stop(5)
+
+    run(main)
+
+
+def test_drafts_past_a_stop_string_are_not_counted() -> None:
+    """A step that draws several tokens ends the text at the stop string all the same, tokens_out included."""
+
+    async def main() -> None:
+        rig = Rig(Alphabet())
+        alphabet = "abcdefghijklmnopqrstuvwxyz"
+        for last, stop in enumerate(alphabet[3:], 4):
+            opened = await rig.service.open(request(stop, max_tokens=60, stop=(stop,), prompt=alphabet * 2))
+            text = ""
+            while opened.ending is None:
+                await opened.wait(5)
+                text += "".join(piece.text for piece in opened.take())
+            assert text == alphabet[: last - 1]
+            assert opened.ending == Ending(StopReason.STOP_SEQUENCE) and opened.tokens_out == opened.drawn == last
+            rig.service.close(opened)
+        counts = rig.engine.progress.counts
+        assert counts.accepted > 50 and counts.prompt_tokens_reused > 20 * 51
+        rig.engine.stop(5)
+
+    run(main)
+
+
+def test_logprobs_come_with_their_text() -> None:
+    """Held-back text holds its draws back, too: each update's draws are those of its piece."""
+
+    async def main() -> None:
+        updates: list[Update] = []
+        ended = threading.Event()
+
+        def publish(batch: list[Update]) -> None:
+            updates.extend(batch)
+            if batch[-1].ending is not None:
+                ended.set()
+
+        engine = Engine(Planner(slots=1, context=1000), Alphabet(), SystemClock(), publish=publish, died=ended.set)
+        engine.start()
+        texts = Letters()
+        for logprobs, stop, expected in ((2, ("cdx", "ghi"), "abcdefghi"), (0, (), "abcdefghij"), (None, (), "")):
+            updates.clear()
+            ended.clear()
+            engine.submit(
+                Submission(
+                    outlet=Outlet("j", 0.0, resumed=0),
+                    prompt_ids=(1, 2, 3),
+                    resumed_ids=(),
+                    max_tokens=10,
+                    sampling=SamplingParams(logprobs=logprobs),
+                    eos_ids=texts.eos_ids,
+                    text=TextStream(texts.decode, stop=stop),
+                )
+            )
+            assert await asyncio.to_thread(ended.wait, 5)
+            for update in updates:
+                assert update.piece is not None or not update.logprobs
+                if update.piece is not None and logprobs is not None:
+                    assert tuple(one.token_id for one in update.logprobs) == update.piece.token_ids
+            drawn = [one for update in updates for one in update.logprobs]
+            assert "".join(chr(one.token_id) for one in drawn) == expected
+            assert [one.logprob for one in drawn] == [-float(index) for index in range(len(expected))]
+        engine.stop(5)
+
+    run(main)
+
+
+@pytest.mark.parametrize("length", [INTERRUPTIBLE_TOKENS_MIN, INTERRUPTIBLE_TOKENS_MIN - 1])
+def test_a_long_prefill_is_not_computed_for_nobody(length: int) -> None:
+    """Its cancel interrupts the step, and others go on as if nothing had been; a short one is waited for."""
+
+    async def main() -> None:
+        begun, go_on = threading.Event(), threading.Event()
+
+        def wait_in_first(step: int) -> None:
+            if step == 1:
+                begun.set()
+                assert go_on.wait(5)
+                if runner.interrupted.is_set():
+                    raise Interrupted
+
+        runner = Alphabet(wait_in_first)
+        rig = Rig(runner)
+        opened = await rig.service.open(request("long", prompt="x" * length))
+        assert await asyncio.to_thread(begun.wait, 5)
+        other = asyncio.ensure_future(rig.text("other"))
+        await asyncio.sleep(0)
+        assert rig.service.cancel("long") is Known.LIVE
+        assert runner.interrupted.is_set() == (length >= INTERRUPTIBLE_TOKENS_MIN)
+        go_on.set()
+        assert (await other) == ("abcde", Ending(StopReason.MAX_TOKENS))
+        rig.service.close(opened)
+        assert rig.service.slots_busy == 0 and rig.engine.progress.failures == 0
+        rig.engine.stop(5)
+
+    run(main)
+
+
+def test_progress_tells_what_the_cache_holds() -> None:
+    """Counters and labels are there for whoever asks, also after the last step."""
+
+    async def main() -> None:
+        rig = Rig(Alphabet())
+        assert rig.engine.progress.counts.blocks_total > 0
+        await rig.text("a", prompt="x" * 300)
+        await rig.text("b", prompt="x" * 300)
+        counts = rig.engine.progress.counts
+        assert (counts.prompt_tokens_looked_up, counts.prompt_tokens_reused) == (600, 299)
+        assert counts.blocks_used == counts.blocks_idle == 3
         rig.engine.stop(5)
 
     run(main)

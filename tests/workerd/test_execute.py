@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from worker_rig import CONTEXT, Worker, ids_of, text_of
+from worker_rig import CONTEXT, VOCAB, Worker, ids_of, text_of
 
 PROMPT = "once upon a time"
 LONG = {"prompt": PROMPT, "max_tokens": CONTEXT - 100, "temperature": 0}
@@ -75,6 +75,15 @@ def test_resume_equals_uninterrupted(worker: Worker, sampling: dict[str, Any]) -
         assert text_of(sent) + text_of(rest) == text_of(whole)
         assert ids_of(sent) + ids_of(rest) == ids_of(whole)
         assert rest[-1]["tokens_out"] == whole[-1]["tokens_out"]
+
+
+def test_a_bias_of_an_unknown_token_is_refused(worker: Worker) -> None:
+    """400 names the field; ids that the model has are taken, as are all other sampling fields."""
+    body = {"job_id": "bias", "prompt": PROMPT, "max_tokens": 2}
+    status, answer, _ = worker.call("/execute", {**body, "logit_bias": {str(VOCAB): 1}})
+    assert status == 400 and answer["error"]["code"] == "INVALID_REQUEST" and "logit_bias" in answer["error"]["message"]
+    more = {"presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {str(VOCAB - 1): 0}}
+    assert worker.generate(**body, **more)[-1]["tokens_out"] == 2
 
 
 def test_resume_that_is_complete_ends_at_once(worker: Worker) -> None:

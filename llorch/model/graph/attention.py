@@ -1,6 +1,7 @@
-"""Grouped-query attention of one sequence's rows over its slot, in two forms behind one type.
+"""Grouped-query attention of one sequence's rows over its cache blocks, in two forms behind one type.
 
-A *span* is consecutive rows of one slot. `SpanView` holds what is the same for all layers of a pass.
+A *span* is consecutive rows of one sequence. `SpanView` holds what is the same for all layers of a pass. Both forms
+take the keys and values of the span's blocks, [positions, 2 * kv_heads, head_dim], positions from 0.
 
 `attend_exact` gives a row the same bits alone, in a chunk of any length and beside any neighbours: every matmul of a
 row has the shape [group, head_dim] x [head_dim, width], where `width` follows from the row's position alone (whole
@@ -19,14 +20,13 @@ import torch.nn.functional as F  # noqa: N812  (torch's own customary name)
 from torch import Tensor
 
 from llorch.batching.blocks import BLOCK_POSITIONS
-from llorch.model.kv_cache import KvCache
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """`count` rows of a pass from row `first`: positions `start`, `start` + 1, ... of `slot`."""
+    """`count` rows of a pass from row `first`: positions `start`, `start` + 1, ... of the sequence in `blocks`."""
 
-    slot: int
+    blocks: tuple[int, ...]
     start: int
     first: int
     count: int
@@ -38,7 +38,7 @@ class Span:
         end = self.start + self.count
         while position < end:
             stop = min(end, (position // BLOCK_POSITIONS + 1) * BLOCK_POSITIONS)
-            parts.append(Span(self.slot, position, self.first + position - self.start, stop - position))
+            parts.append(Span(self.blocks, position, self.first + position - self.start, stop - position))
             position = stop
         return parts
 
@@ -71,16 +71,16 @@ class SpanView:
         return found
 
 
-def attend_exact(view: SpanView, q: Tensor, cache: KvCache, layer: int, window: int | None) -> Tensor:
+def attend_exact(view: SpanView, q: Tensor, keys_values: Tensor, window: int | None) -> Tensor:
     """See the module. The span must not cross a block (`Span.split_at_blocks`)."""
     span = view.span
     width = (span.start // BLOCK_POSITIONS + 1) * BLOCK_POSITIONS
-    keys = cache.keys(layer, span.slot, 0, width).permute(1, 2, 0)
-    values = cache.values(layer, span.slot, 0, width).permute(1, 0, 2)
+    kv_heads = keys_values.shape[1] // 2
+    keys = keys_values[:width, :kv_heads].permute(1, 2, 0)
+    values = keys_values[:width, kv_heads:].permute(1, 0, 2)
     masked_from = 0 if window is not None and window < view.end else width - BLOCK_POSITIONS
     mask = view.mask(masked_from, width, window).unsqueeze(1)
     rows, heads, head_dim = q.shape
-    kv_heads = keys.shape[0]
     q = (q * head_dim**-0.5).view(rows, kv_heads, heads // kv_heads, head_dim)
     if rows == 1:
         return _weigh(q[0], keys, values, mask, masked_from).view(1, heads, head_dim)
@@ -98,14 +98,15 @@ def _weigh(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor, masked_from: i
     return torch.bmm(torch.softmax(scores, -1), values)
 
 
-def attend_fused(view: SpanView, q: Tensor, cache: KvCache, layer: int, window: int | None) -> Tensor:
+def attend_fused(view: SpanView, q: Tensor, keys_values: Tensor, window: int | None) -> Tensor:
     """See the module."""
     span = view.span
     low = 0 if window is None else max(0, span.start - window + 1)
-    keys = cache.keys(layer, span.slot, low, view.end).transpose(0, 1).unsqueeze(0)
-    values = cache.values(layer, span.slot, low, view.end).transpose(0, 1).unsqueeze(0)
+    kv_heads = keys_values.shape[1] // 2
+    keys = keys_values[low : view.end, :kv_heads].transpose(0, 1).unsqueeze(0)
+    values = keys_values[low : view.end, kv_heads:].transpose(0, 1).unsqueeze(0)
     if span.count == 1:
-        grouped = q.view(1, keys.shape[1], -1, q.shape[-1])
+        grouped = q.view(1, kv_heads, -1, q.shape[-1])
         return F.scaled_dot_product_attention(grouped, keys, values).reshape(q.shape)
     causal = low == span.start and (window is None or window >= view.end)
     mask = None if causal else view.mask(low, view.end, window)
@@ -117,11 +118,11 @@ def attend_fused(view: SpanView, q: Tensor, cache: KvCache, layer: int, window: 
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """A form of attention: `attend(view, q [rows, heads, head_dim], cache, layer, window)` of q's shape, for the parts
+    """A form of attention: `attend(view, q [rows, heads, head_dim], keys_values, window)` of q's shape, for the parts
     into which `cut` divides a span. `row_invariant`: see `attend_exact`.
     """
 
-    attend: Callable[[SpanView, Tensor, KvCache, int, int | None], Tensor]
+    attend: Callable[[SpanView, Tensor, Tensor, int | None], Tensor]
     cut: Callable[[Span], list[Span]]
     row_invariant: bool
 

@@ -1,8 +1,9 @@
 """Draws the next token from logits. The noise is a hash of (seed, index, token): no generator state, no neighbours.
 
-Order: repetition penalty, temperature, top-k, top-p (over what top-k left), min-p, then the Gumbel-max trick: the
-token with the largest logit + Gumbel noise is a draw from the softmax (E. J. Gumbel, 1954). The hash is SplitMix64
-(Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014) with the token id as counter.
+Order: bias, penalties (repetition, then frequency and presence), temperature, top-k, top-p (over what top-k left),
+min-p, then the Gumbel-max trick: the token with the largest logit + Gumbel noise is a draw from the softmax (E. J.
+Gumbel, 1954). The hash is SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA
+2014) with the token id as counter.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from llorch.batching.planner import Draw
+from llorch.batching.plan import Draw, Drawn
 from llorch.batching.sequence import SamplingParams
 
 GOLDEN_GAMMA = 0x9E3779B97F4A7C15
@@ -52,12 +53,42 @@ def uniform_noise(seed: int, index: int, counters: Tensor) -> Tensor:
     return _shift_right(value, 11).double().add_(0.5).mul_(2.0**-53)
 
 
-def penalise(logits: Tensor, history: tuple[int, ...], penalty: float) -> Tensor:
-    """Logits with every token of `history` made less likely: positive ones divided, negative ones multiplied."""
+def adjust(logits: Tensor, draw: Draw) -> Tensor:
+    """Logits [vocab] with bias and penalties; the same tensor when there are none. Ids beyond the vocabulary are
+    ignored.
+    """
+    params = draw.params
+    if params.logit_bias:
+        biased = [(token, bias) for token, bias in params.logit_bias if 0 <= token < logits.shape[0]]
+        ids = torch.tensor([token for token, _ in biased], dtype=torch.int64)
+        logits = logits.index_add(0, ids, torch.tensor([bias for _, bias in biased], dtype=logits.dtype))
+    if params.repetition_penalty != 1.0:
+        logits = penalise_repetition(logits, draw.history, params.repetition_penalty)
+    if params.presence_penalty != 0.0 or params.frequency_penalty != 0.0:
+        generated = draw.history[draw.prompt_length :]
+        logits = penalise_generated(logits, generated, params.presence_penalty, params.frequency_penalty)
+    return logits
+
+
+def penalise_repetition(logits: Tensor, history: tuple[int, ...], penalty: float) -> Tensor:
+    """Logits with every token of `history` made less likely: positive ones divided, negative ones multiplied.
+
+    Source: Keskar et al., "CTRL" (2019), with the sign rule of `transformers`.
+    """
     seen = torch.tensor(sorted(set(history)), dtype=torch.int64)
     seen = seen[seen < logits.shape[0]]
     values = logits[seen]
     return logits.index_copy(0, seen, torch.where(values > 0, values / penalty, values * penalty))
+
+
+def penalise_generated(logits: Tensor, generated: tuple[int, ...], presence: float, frequency: float) -> Tensor:
+    """Logits less `presence`, and less `frequency` times its count, for every token of `generated`.
+
+    Source: OpenAI's API reference, "Frequency and presence penalties".
+    """
+    ids = torch.tensor(generated, dtype=torch.int64)
+    ids, counts = torch.unique(ids[ids < logits.shape[0]], return_counts=True)
+    return logits.index_copy(0, ids, logits[ids] - counts.to(logits.dtype) * frequency - presence)
 
 
 def restrict(logits: Tensor, params: SamplingParams) -> Tensor:
@@ -96,14 +127,20 @@ class Sampler:
         self._counters = torch.arange(vocab_size, dtype=torch.int64).mul_(_signed(GOLDEN_GAMMA))
 
     @torch.inference_mode()
-    def draw(self, logits: Tensor, draws: list[Draw]) -> list[int]:
-        """One token id per row of logits [rows, vocab] fp32."""
+    def draw(self, logits: Tensor, draws: list[Draw]) -> list[Drawn]:
+        """One token per row of logits [rows, vocab] fp32."""
         return [self._draw_row(row, draw) for row, draw in zip(logits, draws, strict=True)]
 
-    def _draw_row(self, logits: Tensor, draw: Draw) -> int:
+    def _draw_row(self, logits: Tensor, draw: Draw) -> Drawn:
+        token_id = self._choose(adjust(logits, draw), draw)
+        count = draw.params.logprobs
+        if count is None:
+            return Drawn(token_id)
+        logprobs = torch.log_softmax(logits.double(), 0)
+        return Drawn(token_id, float(logprobs[token_id]), likeliest(logprobs, count))
+
+    def _choose(self, logits: Tensor, draw: Draw) -> int:
         params = draw.params
-        if params.repetition_penalty != 1.0:
-            logits = penalise(logits, draw.history, params.repetition_penalty)
         if params.temperature < GREEDY_BELOW:
             return int(torch.argmax(logits))
         logits = logits / params.temperature
@@ -112,6 +149,17 @@ class Sampler:
         logits = restrict(logits, params)
         kept = torch.nonzero(logits > -math.inf).flatten()
         return int(kept[_gumbel_max(logits[kept], self._counters[kept], draw)])
+
+
+def likeliest(logprobs: Tensor, count: int) -> tuple[tuple[int, float], ...]:
+    """The `count` likeliest tokens of logprobs [vocab] as (id, logprob), likeliest first, equal ones by their id."""
+    count = min(count, logprobs.shape[0])
+    if count == 0:
+        return ()
+    lowest = torch.topk(logprobs, count).values[-1]
+    ids = torch.nonzero(logprobs >= lowest).flatten()
+    values, order = torch.sort(logprobs[ids], descending=True, stable=True)
+    return tuple(zip(ids[order[:count]].tolist(), values[:count].tolist(), strict=True))
 
 
 def _gumbel_max(logits: Tensor, counters: Tensor, draw: Draw) -> int:
