@@ -53,6 +53,7 @@ class Run:
     directory: Path
     sections: frozenset[str]
     formats: tuple[str, ...]
+    kernels: str
     rounds: int
     threads: int
     figures: Figures
@@ -77,11 +78,11 @@ class Run:
     @contextmanager
     def engine(self, *, quantize: str = "none", isa: str | None = None) -> Iterator[Child]:
         """Our engine in a process of its own, loaded."""
-        argv = ["--model", str(self.directory), "--quantize", quantize]
+        argv = ["--model", str(self.directory), "--kernels", self.kernels, "--quantize", quantize]
         argv += ["--threads", str(self.threads), "--context", str(self.long + SPARE)]
         with Child("our_engine", argv, {} if isa is None else {"LLORCH_CPU_ISA": isa}) as child:
-            said = [f"{key}={value}" for key, value in child.facts.items()]
-            say(" ".join(["our engine:", *said, f"quantize={quantize}", f"isa={isa or 'best'}"]))
+            name = isa or ("bf16" if quantize == "none" else quantize)
+            print(f"engine_{name}={' '.join(child.facts.values())}", flush=True)
             yield child
             if child.idle_share > IDLE_SHARE_MAX:
                 say(f"our engine used {child.idle_share:.0%} of a processor while it should have been idle")
@@ -192,6 +193,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--only", action="append", choices=(*ENGINE_SECTIONS, *SERVING_SECTIONS), help="default all")
     parser.add_argument("--format", action="append", choices=tuple(FORMATS), help="default both")
+    parser.add_argument("--kernels", choices=("auto", "native", "torch"), default="auto", help="of our side")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="default 5")
     parser.add_argument("--threads", type=int, metavar="N", help="of both sides; default: all processors allowed")
     return parser.parse_args()
@@ -207,6 +209,7 @@ def _measure(args: argparse.Namespace) -> bool:
         directory=directory,
         sections=frozenset(args.only or (*ENGINE_SECTIONS, *SERVING_SECTIONS)),
         formats=tuple(args.format or FORMATS),
+        kernels=args.kernels,
         rounds=args.rounds,
         threads=threads,
         figures=Figures(),

@@ -15,6 +15,8 @@ from peers.child import Child
 from peers.figures import Figures
 from peers.serving import Server
 
+from llorch.base.errors import HostError
+
 PROMPTS = 4
 PROMPT_TOKENS = 24
 TOKENS = 16
@@ -40,6 +42,9 @@ def _llama_greedy(server: Server, prompt: list[int]) -> list[int]:
     body = {"prompt": prompt, "n_predict": TOKENS, "temperature": 0.0, "return_tokens": True}
     headers = {"Content-Type": "application/json"}
     request = urllib.request.Request(f"{server.url}/completion", json.dumps(body).encode(), headers)
-    with urllib.request.urlopen(request, timeout=ANSWER_S) as response:
-        tokens: list[int] = json.load(response)["tokens"]
+    try:
+        with urllib.request.urlopen(request, timeout=ANSWER_S) as response:
+            tokens: list[int] = json.load(response)["tokens"]
+    except OSError as problem:
+        raise HostError(f"llama-server does not answer: {problem}") from None
     return tokens[:TOKENS]
