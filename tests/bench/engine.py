@@ -157,7 +157,7 @@ def measure_agreement(run: Run) -> None:
     with ExitStack() as stack:
         children = {"ours": stack.enter_context(run.engine())}
         if run.transformers:
-            argv = ["--model", str(run.directory), "--threads", str(run.threads)]
+            argv = ["--model", str(run.directory), "--threads", str(run.threads), "--dtype", "float32"]
             children["transformers"] = stack.enter_context(Child("hf_transformers", argv))
         server = stack.enter_context(made.llama_server(run.native, model))
         server.first_token_s(made.prompts.take(serving.PROMPT_TOKENS))

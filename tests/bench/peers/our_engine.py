@@ -78,17 +78,14 @@ class Engine:
         self.loaded.runner.run(plan)
         return {"tokens_per_s": tokens / (perf_counter() - began)}
 
-    def greedy(self, prompt: list[int], tokens: int) -> dict[str, Any]:
-        """The likeliest tokens after a prompt."""
-        row = Row("bench-0", 0, tuple(prompt), (Draw(GREEDY, 0),), tuple(range(blocks_for(len(prompt)))))
-        found: list[int] = []
-        while True:
-            ((drawn,),) = self.loaded.runner.run(StepPlan((row,)))
-            found.append(drawn.token_id)
-            if len(found) == tokens:
-                return {"tokens": found}
-            at = len(prompt) + len(found) - 1
-            row = Row("bench-0", at, (found[-1],), (Draw(GREEDY, len(found)),), tuple(range(blocks_for(at + 1))))
+    def likeliest(self, prompt: list[int], text: list[int]) -> dict[str, Any]:
+        """The likeliest token after the prompt, and after every token of the text but the last."""
+        whole = (*prompt, *text[:-1])
+        draws = tuple(Draw(GREEDY, index) for index in range(len(text)))
+        ((*drawn,),) = self.loaded.runner.run(
+            StepPlan((Row("bench-0", 0, whole, draws, tuple(range(blocks_for(len(whole))))),))
+        )
+        return {"tokens": [one.token_id for one in drawn]}
 
 
 def _load(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -111,7 +108,7 @@ def _load(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     engine.prefill(64)
     has = loaded.capabilities
     facts = {"kernels": has.kernels, "isa": has.isa or "-", "dtype": has.dtype, "quantize": has.quantize}
-    return facts, {"decode": engine.decode, "prefill": engine.prefill, "greedy": engine.greedy}
+    return facts, {"decode": engine.decode, "prefill": engine.prefill, "likeliest": engine.likeliest}
 
 
 def main() -> None:
