@@ -78,11 +78,21 @@ class Engine:
         self.loaded.runner.run(plan)
         return {"tokens_per_s": tokens / (perf_counter() - began)}
 
+    def likeliest(self, prompt: list[int], text: list[int]) -> dict[str, Any]:
+        """The likeliest token after the prompt, and after every token of the text but the last."""
+        whole = (*prompt, *text[:-1])
+        draws = tuple(Draw(GREEDY, index) for index in range(len(text)))
+        ((*drawn,),) = self.loaded.runner.run(
+            StepPlan((Row("bench-0", 0, whole, draws, tuple(range(blocks_for(len(whole))))),))
+        )
+        return {"tokens": [one.token_id for one in drawn]}
+
 
 def _load(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         loaded = model.load_model(
             args.model,
+            kernels=model.Kernels(args.kernels),
             native=model.NativeKernels(runtime.kernels_dir(), os.environ.get("LLORCH_CPU_ISA")),
             quantize=model.Quantize(args.quantize),
             dtype=model.Dtype(args.dtype),
@@ -92,16 +102,20 @@ def _load(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
         )
     except LlorchError as problem:
         raise ValueError(problem.message) from None
+    if loaded.kv_blocks < loaded.slots * blocks_for(loaded.context_length):
+        raise ValueError(f"memory has no room for {loaded.slots} sequences of {loaded.context_length} positions")
     engine = Engine(loaded)
     engine.prefill(64)
-    facts = {name: loaded.capabilities.to_body()[name] for name in ("kernels", "isa", "dtype", "quantize")}
-    return facts, {"decode": engine.decode, "prefill": engine.prefill}
+    has = loaded.capabilities
+    facts = {"kernels": has.kernels, "isa": has.isa or "-", "dtype": has.dtype, "quantize": has.quantize}
+    return facts, {"decode": engine.decode, "prefill": engine.prefill, "likeliest": engine.likeliest}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--dtype", default="bf16")
+    parser.add_argument("--kernels", default="auto")
+    parser.add_argument("--dtype", default="auto")
     parser.add_argument("--quantize", default="none")
     parser.add_argument("--slots", type=int, default=16)
     parser.add_argument("--context", type=int, default=2176)
