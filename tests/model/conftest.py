@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,9 @@ import pytest
 import torch
 import transformers
 from tiny_models import FAMILIES, KERNELS, SHAPE, write_tokenizer
+from variants import load_native
 
-from llorch.model import Dtype, Kernels, LoadedModel, load_model
+from llorch.model import Dtype, Kernels, LoadedModel, Quantize, load_model
 
 
 @pytest.fixture(scope="session")
@@ -52,12 +54,29 @@ def directories(write_model: Callable[..., Path]) -> Callable[[str], Path]:
     return directory
 
 
-@pytest.fixture(params=KERNELS)
-def load(request: pytest.FixtureRequest) -> Callable[..., LoadedModel]:
-    """`load(directory, **options)` in fp32 and with one thread, for each kind of kernels."""
+@pytest.fixture(scope="session")
+def bf16_directories(write_model: Callable[..., Path]) -> Callable[[str], Path]:
+    """A cached bf16, single-file directory per family: what the native kernels compute with, and so may an oracle."""
+    return functools.cache(lambda name: write_model(name, dtype=torch.bfloat16))
+
+
+@pytest.fixture
+def load_torch() -> Callable[..., LoadedModel]:
+    """`load_torch(directory, **options)` on the torch graph, in fp32 and with one thread."""
 
     def loaded(directory: Path, **options: Any) -> LoadedModel:
-        settings = {"kernels": Kernels(request.param), "dtype": Dtype.FP32, "threads": 1, **options}
-        return load_model(directory, **settings)
+        return load_model(directory, **{"kernels": Kernels.TORCH, "dtype": Dtype.FP32, "threads": 1, **options})
 
     return loaded
+
+
+@pytest.fixture(params=KERNELS)
+def load(
+    request: pytest.FixtureRequest, load_torch: Callable[..., LoadedModel], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., LoadedModel]:
+    """`load(directory, **options)` with one thread, for everything that is exact: torch in fp32, native kernels."""
+    if request.param == "torch":
+        return load_torch
+    isa, _, weights = request.param.partition("-")
+    quantize = Quantize.INT8 if weights else Quantize.NONE
+    return functools.partial(load_native, monkeypatch, isa, quantize=quantize)

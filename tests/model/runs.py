@@ -29,7 +29,10 @@ def row(
 
 
 def logits(runner: Runner, *rows: Row) -> torch.Tensor:
-    """[draws of all rows, vocab] fp32."""
+    """[draws of all rows, vocab] fp32; rows without any draw are just computed."""
+    if not any(part.draws for part in rows):
+        runner.run(StepPlan(rows))
+        return torch.empty(0, VOCAB)
     return torch.tensor(runner.logits(rows).tolist())
 
 

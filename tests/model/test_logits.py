@@ -1,4 +1,4 @@
-"""Our logits against `transformers`, the numeric oracle, in fp32."""
+"""The torch graph's logits against `transformers`, the numeric oracle, in fp32."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import transformers
 from runs import logits, prompt, row
 from tiny_models import FAMILIES, LONG_FROM
 
-from llorch.model import Dtype, LoadedModel, hardware, load_model
+from llorch.model import Dtype, Kernels, LoadedModel, hardware, load_model
 
 LENGTH = 150
 BLOCKS = (1, 0)
@@ -37,10 +37,10 @@ def ours(model: LoadedModel, ids: tuple[int, ...], prefill: int, *, stretch: boo
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_prefill_and_decode_equal_transformers(name: str, directories: Callable[[str], Path], load: Load) -> None:
+def test_prefill_and_decode_equal_transformers(name: str, directories: Callable[[str], Path], load_torch: Load) -> None:
     """Prefill (over a block of 128) and decode agree with transformers to 1e-3 for every family."""
     directory = directories(name)
-    model = load(directory, slots=2)
+    model = load_torch(directory, slots=2)
     assert model.config.long_from == LONG_FROM.get(name)
     ids = prompt(LENGTH)
     expected = oracle(directory, ids)
@@ -51,10 +51,10 @@ def test_prefill_and_decode_equal_transformers(name: str, directories: Callable[
 
 
 @pytest.mark.parametrize("name", LONG_FROM)
-def test_both_sets_of_frequencies(name: str, directories: Callable[[str], Path], load: Load) -> None:
+def test_both_sets_of_frequencies(name: str, directories: Callable[[str], Path], load_torch: Load) -> None:
     """Up to `long_from` positions the short factors hold, from one more the long ones; both sets beside each other."""
     directory = directories(name)
-    model = load(directory, slots=2)
+    model = load_torch(directory, slots=2)
     edge = LONG_FROM[name]
     ids = prompt(edge + 1)
     short, long = oracle(directory, ids[:-1])[-1], oracle(directory, ids)[-1]
@@ -68,34 +68,34 @@ def test_both_sets_of_frequencies(name: str, directories: Callable[[str], Path],
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", ["llama3", "qwen3", "phi3"])
 def test_sharded_half_precision_sources(
-    name: str, stored: torch.dtype, write_model: Callable[..., Path], load: Load
+    name: str, stored: torch.dtype, write_model: Callable[..., Path], load_torch: Load
 ) -> None:
     """A sharded checkpoint stored in half precision, computed in fp32, agrees with transformers to 1e-3."""
     directory = write_model(name, shards="60KB", dtype=stored)
     assert len(list(directory.glob("*.safetensors"))) > 2
     ids = prompt(40)
-    model = load(directory, slots=1)
+    model = load_torch(directory, slots=1)
     assert (ours(model, ids, 30) - oracle(directory, ids)[29:]).abs().max() <= 1e-3
 
 
-def test_shards_without_an_index(write_model: Callable[..., Path], load: Load) -> None:
+def test_shards_without_an_index(write_model: Callable[..., Path], load_torch: Load) -> None:
     """Shards load without their index, and a `consolidated` copy in another format is left alone."""
     directory = write_model("mistral", shards="60KB")
     ids = prompt(20)
     expected = oracle(directory, ids)[-1:]
     (directory / "model.safetensors.index.json").unlink()
     (directory / "consolidated.safetensors").write_bytes(b"not ours")
-    model = load(directory, slots=1)
+    model = load_torch(directory, slots=1)
     assert (ours(model, ids, 20) - expected).abs().max() <= 1e-3
 
 
-def test_a_stored_head_wins_over_tying(write_model: Callable[..., Path], load: Load) -> None:
+def test_a_stored_head_wins_over_tying(write_model: Callable[..., Path], load_torch: Load) -> None:
     """A file with a head of its own means it, though config.json says that the head is tied."""
     directory = write_model("llama2")
     path = directory / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "tie_word_embeddings": True}))
     ids = prompt(20)
-    model = load(directory, slots=1)
+    model = load_torch(directory, slots=1)
     assert (ours(model, ids, 20) - oracle(directory, ids)[-1:]).abs().max() <= 1e-3
 
 
@@ -105,8 +105,8 @@ def test_bf16_is_close_to_fp32(name: str, directories: Callable[[str], Path]) ->
     """bf16, with its fused attention, prefers the same tokens as fp32 in most positions, chunked or not."""
     directory = directories(name)
     ids = prompt(LENGTH)
-    expected = ours(load_model(directory, dtype=Dtype.FP32, slots=1, threads=1), ids, 100)
-    model = load_model(directory, dtype=Dtype.BF16, slots=1, threads=1)
+    expected = ours(load_model(directory, kernels=Kernels.TORCH, dtype=Dtype.FP32, slots=1, threads=1), ids, 100)
+    model = load_model(directory, kernels=Kernels.TORCH, dtype=Dtype.BF16, slots=1, threads=1)
     got = ours(model, ids, 100)
     assert not model.capabilities.row_invariant
     scale = expected.std()

@@ -59,6 +59,14 @@ def test_top_p_beyond_the_first_look() -> None:
     assert torch.nonzero(kept > -math.inf).flatten().tolist() == list(range(2500))
 
 
+def test_top_p_within_the_first_look() -> None:
+    """Where equal logits reach beyond the first look, the lowest ids are kept all the same."""
+    logits = torch.zeros(5000)
+    logits[4000] = 1.0
+    kept = restrict(logits, SamplingParams(top_p=0.1))
+    assert torch.nonzero(kept > -math.inf).flatten().tolist() == [*range(498), 4000]
+
+
 def adjusted(
     logits: list[float], params: SamplingParams, history: tuple[int, ...] = (), prompt_length: int = 0
 ) -> list[float]:

@@ -10,7 +10,9 @@ import tokenizers
 
 VOCAB = 320
 CONTEXT = 512
-KERNELS = ("torch",)
+KERNELS = ("torch", *(f"{isa}{int8}" for isa in ("avx2", "avx512", "amx") for int8 in ("", "-int8")))
+"""The torch graph, and each variant of the native kernels with bf16 and with int8 weights."""
+
 SHAPE = {
     "vocab_size": VOCAB,
     "hidden_size": 64,
@@ -50,7 +52,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         "Llama",
         {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}, "attention_bias": True},
     ),
-    "tinyllama": ("Llama", {"num_attention_heads": 8, "num_key_value_heads": 2}),
+    "tinyllama": ("Llama", {"hidden_size": 128, "num_attention_heads": 8, "num_key_value_heads": 2}),
     "wide_head": ("Llama", {"head_dim": 64, "num_key_value_heads": 1, "tie_word_embeddings": True}),
     "qwen2": ("Qwen2", {"num_key_value_heads": 2, "tie_word_embeddings": True}),
     "qwen2_window": (

@@ -111,7 +111,7 @@ def _restrict_top_p(logits: Tensor, top_p: float) -> Tensor:
     total = torch.logsumexp(logits.double(), 0)
     top_p -= PROBABILITY_ROUNDING
     for count in (min(TOP_P_FIRST_LOOK, logits.shape[0]), logits.shape[0]):
-        ids = torch.topk(logits, count).indices.sort().values
+        ids = torch.nonzero(logits >= torch.topk(logits, count).values[-1]).flatten()
         values, order = torch.sort(logits[ids], descending=True, stable=True)
         reached = torch.exp(values.double() - total).cumsum(0)
         if reached[-1] >= top_p or count == logits.shape[0]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterable
-from ctypes import POINTER, Structure, c_char_p, c_float, c_int, c_int32, c_int64, c_uint64, c_void_p
+from ctypes import POINTER, Structure, c_char_p, c_double, c_float, c_int, c_int32, c_int64, c_uint64, c_void_p
 from enum import Enum, IntEnum
 from pathlib import Path
 
@@ -125,7 +125,8 @@ class DrawSpec(Structure):
     """How one token is drawn; history and bias are slices of the batch's arrays."""
 
     _fields_ = [
-        *[(name, c_float) for name in ("temperature", "top_p", "min_p", "repetition", "presence", "frequency")],
+        *[(name, c_double) for name in ("top_p", "min_p")],
+        *[(name, c_float) for name in ("temperature", "repetition", "presence", "frequency")],
         ("top_k", c_int32),
         ("logprobs", c_int32),
         ("seed", c_uint64),

@@ -14,7 +14,8 @@ namespace llorch {
 constexpr int TOP_MAX = 20;  // logprobs reported beside each drawn token
 
 struct DrawSpec {
-    float temperature, top_p, min_p, repetition, presence, frequency;
+    double top_p, min_p;
+    float temperature, repetition, presence, frequency;
     int32_t top_k, logprobs;  // logprobs: how many of the likeliest tokens to report; -1 reports nothing
     uint64_t seed, index;
     int32_t history_at, history_count, prompt_length;  // in DrawBatch::history
@@ -108,8 +109,8 @@ inline double log_sum(const float* logits, int size) {
 }
 
 inline void penalise(float* logits, int size, const DrawSpec& spec, const DrawBatch& batch) {
-    for (int i = 0; i < spec.bias_count; ++i)
-        if (batch.bias_ids[spec.bias_at + i] < size) logits[batch.bias_ids[spec.bias_at + i]] += batch.bias_values[spec.bias_at + i];
+    for (int i = spec.bias_at; i < spec.bias_at + spec.bias_count; ++i)
+        if (uint32_t(batch.bias_ids[i]) < uint32_t(size)) logits[batch.bias_ids[i]] += batch.bias_values[i];
     if (!spec.history_count) return;
     std::vector<int32_t> generated(batch.history + spec.history_at + spec.prompt_length, batch.history + spec.history_at + spec.history_count);
     std::vector<int32_t> seen(batch.history + spec.history_at, batch.history + spec.history_at + spec.history_count);
@@ -122,7 +123,7 @@ inline void penalise(float* logits, int size, const DrawSpec& spec, const DrawBa
     std::sort(generated.begin(), generated.end());
     for (size_t from = 0, to = 0; from < generated.size(); from = to) {
         while (to < generated.size() && generated[to] == generated[from]) ++to;
-        if (generated[from] < size) logits[generated[from]] -= spec.presence + spec.frequency * float(to - from);
+        if (generated[from] < size) logits[generated[from]] = logits[generated[from]] - float(to - from) * spec.frequency - spec.presence;
     }
 }
 
@@ -130,13 +131,14 @@ inline void penalise(float* logits, int size, const DrawSpec& spec, const DrawBa
 // 1 - u < e^-d.
 inline int draw_any(const float* logits, int size, const Noise& noise) {
     int best = argmax(logits, size);
-    double score = double(logits[best]) + Noise::gumbel(noise.bits(best));
+    const float peak = logits[best];
+    double score = double(peak) + Noise::gumbel(noise.bits(best));
     for (int base = 0; base < size; base += LANES) {
         const int count = size - base < LANES ? size - base : LANES;
         float lane[LANES];
         std::fill(lane, lane + LANES, -INFINITY);
         memcpy(lane, logits + base, size_t(count) * sizeof(float));
-        store(lane, exp(load(lane) - float(score)) * 1.001f + 1e-30f);
+        store(lane, exp(load(lane) - peak - float(score - double(peak))) * 1.001f + 1e-30f);  // large logits keep their digits
         for (int i = 0; i < count; ++i) {
             const uint64_t bits = noise.bits(base + i);
             if (float(double((uint64_t(1) << 53) - bits) * 0x1p-53) > lane[i]) continue;
@@ -167,7 +169,7 @@ inline std::vector<Candidate> restrict(const float* logits, int size, const Draw
             if (logits[token] >= lowest) kept.push_back({logits[token], token});
         std::sort(kept.begin(), kept.end(), likelier);
     }
-    if (spec.top_p < 1.0f) {
+    if (spec.top_p < 1.0) {
         double total = 0;
         if (by_k) {
             for (const Candidate& c : kept) total += std::exp(double(c.logit) - double(kept[0].logit));
@@ -176,7 +178,7 @@ inline std::vector<Candidate> restrict(const float* logits, int size, const Draw
             total = log_sum(logits, size);
             kept = likeliest(logits, size, std::min(FIRST_LOOK, size));
         }
-        const double wanted = double(spec.top_p) - PROBABILITY_ROUNDING;
+        const double wanted = spec.top_p - PROBABILITY_ROUNDING;
         for (bool all = by_k || kept.size() == size_t(size);; all = true) {
             double reached = 0;
             size_t count = 0;
@@ -190,7 +192,7 @@ inline std::vector<Candidate> restrict(const float* logits, int size, const Draw
     }
     if (spec.min_p > 0) {
         if (kept.empty()) kept = likeliest(logits, size, size);
-        const float bar = kept[0].logit + std::log(spec.min_p);
+        const float bar = kept[0].logit + float(std::log(spec.min_p));
         while (kept.size() > 1 && kept.back().logit < bar) kept.pop_back();
     }
     return kept;
@@ -198,10 +200,11 @@ inline std::vector<Candidate> restrict(const float* logits, int size, const Draw
 
 }  // namespace detail
 
-// Draw from logits[size], which are used up.
+// Draw from logits[size], which are used up. NaN counts as -inf: sorting needs an order.
 inline Drawn draw(float* logits, int size, const DrawSpec& spec, const DrawBatch& batch) {
     using namespace detail;
     Drawn drawn{};
+    for (int i = 0; i < size; ++i) logits[i] = logits[i] == logits[i] ? logits[i] : -INFINITY;
     double total = 0;
     std::vector<Candidate> top;
     std::vector<float> own;
@@ -216,7 +219,7 @@ inline Drawn draw(float* logits, int size, const DrawSpec& spec, const DrawBatch
     } else {
         for (int i = 0; i < size; ++i) logits[i] /= spec.temperature;
         const Noise noise(spec.seed, spec.index);
-        const bool free = (spec.top_k <= 0 || spec.top_k >= size) && spec.top_p >= 1.0f && spec.min_p <= 0;
+        const bool free = (spec.top_k <= 0 || spec.top_k >= size) && spec.top_p >= 1.0 && spec.min_p <= 0;
         drawn.token = free ? draw_any(logits, size, noise) : draw_among(restrict(logits, size, spec), noise);
     }
     if (spec.logprobs >= 0) {
