@@ -122,7 +122,7 @@ def test_a_taken_port_is_one_clear_line(run_worker: Run, model_dir: Path) -> Non
         (("--model", "qwen-0.5b"), 1, "llorch-pool models download qwen-0.5b"),
         (("--model", "/nonexistent/dir"), 4, "config.json is expected"),
         (("--model", "MODEL", "--backend", "cuda"), 1, "backend cuda is not available"),
-        (("--model", "MODEL", "--quantize", "int8"), 2, "only 'none'"),
+        (("--model", "MODEL", "--quantize", "int8", "--kernels", "torch"), 1, "use the native kernels for int8"),
         (("--model", "MODEL", "--slots", "0"), 2, "--slots must be between"),
         (("--model", "MODEL", "--dtype", "fp8"), 2, "fp8"),
         (("--model", "MODEL", "--worker-id", "no spaces"), 2, "--worker-id"),
