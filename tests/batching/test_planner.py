@@ -198,6 +198,17 @@ def test_the_same_beginning_is_computed_once_at_a_time() -> None:
     assert blocks == [blocks[0]] * 3
 
 
+def test_blocks_that_become_the_same_are_one() -> None:
+    """Two sequences that grow into the same whole block go on in one of the two, and the other is free."""
+    planner = Planner(slots=2, context=CONTEXT, drafts_max=0)
+    for job_id in "ab":
+        planner.add(sequence(job_id, prompt=120, max_tokens=20))
+    while any(s is not None and len(s.token_ids) < 130 for s in map(planner.sequence, "ab")):
+        step(planner)
+    assert [row.blocks for row in planner.plan().rows] == [(0, 1), (0, 2)]
+    assert planner.counts.blocks_used == 3
+
+
 def test_an_aborted_sequence_leaves_only_what_steps_completed() -> None:
     """Whole blocks stay; the private one, which the failed step may have spoilt, does not."""
     planner = Planner(slots=1, context=CONTEXT)

@@ -71,9 +71,9 @@ class PlannerMachine(RuleBasedStateMachine):
         self.jobs: dict[str, Sequence] = {}
         self.tokens: dict[str, list[int]] = {}
 
-    @rule(jobs=st.lists(JOBS, min_size=1, max_size=4))
-    def add(self, jobs: list[Job]) -> None:
-        for job in jobs:
+    @rule(jobs=st.lists(JOBS, min_size=1, max_size=3), twins=st.integers(1, 2))
+    def add(self, jobs: list[Job], twins: int) -> None:
+        for job in jobs * twins:
             sequence = job.sequence(f"j{len(self.tokens)}")
             self.jobs[sequence.job_id] = sequence
             self.tokens[sequence.job_id] = list(sequence.resumed_ids)
@@ -108,6 +108,7 @@ class PlannerMachine(RuleBasedStateMachine):
         assert job_id not in {outcome.job_id for outcome in outcomes}
         self.note(outcomes)
 
+    @precondition(lambda self: self.jobs)
     @rule()
     def a_step_fails(self) -> None:
         plan = self.plan()
@@ -195,5 +196,5 @@ class PlannerMachine(RuleBasedStateMachine):
         assert pool.free == pool.capacity and not tree.labels(1)
 
 
-PlannerMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+PlannerMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
 TestPlannerMachine = PlannerMachine.TestCase

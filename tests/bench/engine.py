@@ -14,18 +14,18 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from peers import llamacpp, machine, serving, shapes
+from peers import agreement, llamacpp, machine, serving, shapes
 from peers.child import Child
 from peers.duel import LONG_BATCH, Duel, Names, Side, one_sequence, take_turns
 from peers.figures import Figures
 from peers.llamacpp import Format, LlamaCpp, Variant
 
-from llorch.base.errors import LlorchError
+from llorch.base.errors import HostError, LlorchError
 from llorch.host import process
 from llorch.model.config import read_config
 
 WORK = Path(__file__).resolve().parents[2] / "build" / "work" / "bench"
-ENGINE_SECTIONS = ("decode", "prefill", "context", "hugepages", "isa")
+ENGINE_SECTIONS = ("decode", "prefill", "context", "hugepages", "isa", "agreement")
 SERVING_SECTIONS = ("http", "start", "joining", "workers")
 FORMATS = {
     "bf16": (Names("bf16", "bf16_llamacpp", "llamacpp"), Format.BF16, "none"),
@@ -53,6 +53,7 @@ class Run:
     directory: Path
     sections: frozenset[str]
     formats: tuple[str, ...]
+    kernels: str
     rounds: int
     threads: int
     figures: Figures
@@ -77,11 +78,11 @@ class Run:
     @contextmanager
     def engine(self, *, quantize: str = "none", isa: str | None = None) -> Iterator[Child]:
         """Our engine in a process of its own, loaded."""
-        argv = ["--model", str(self.directory), "--quantize", quantize]
+        argv = ["--model", str(self.directory), "--kernels", self.kernels, "--quantize", quantize]
         argv += ["--threads", str(self.threads), "--context", str(self.long + SPARE)]
         with Child("our_engine", argv, {} if isa is None else {"LLORCH_CPU_ISA": isa}) as child:
-            said = [f"{key}={value}" for key, value in child.facts.items()]
-            say(" ".join(["our engine:", *said, f"quantize={quantize}", f"isa={isa or 'best'}"]))
+            name = isa or ("bf16" if quantize == "none" else quantize)
+            print(f"engine_{name}={' '.join(child.facts.values())}", flush=True)
             yield child
             if child.idle_share > IDLE_SHARE_MAX:
                 say(f"our engine used {child.idle_share:.0%} of a processor while it should have been idle")
@@ -136,8 +137,7 @@ def measure_isa(run: Run, name: str) -> None:
     """bf16 with an instruction set taken away, against a llama.cpp built without it."""
     names, variant, flag = ISAS[name]
     if flag not in machine.isa_flags():
-        say(f"this processor has no {flag}: {name} is left out")
-        return
+        raise HostError(f"this processor has no {flag}")
     peer = None
     if run.native is not None:
         peer = llamacpp.build(variant, WORK / "llamacpp", run.threads, say)
@@ -148,22 +148,37 @@ def measure_isa(run: Run, name: str) -> None:
     duel.show()
 
 
-def measure_serving(run: Run) -> None:
+def measure_agreement(run: Run) -> None:
+    """Whether the converted model, ours and transformers' give the same tokens."""
+    model = run.gguf(Format.BF16)
+    if run.native is None or model is None:
+        return
+    made = serving.Serving(run.directory, run.figures, WORK / "serving", say, run.rounds)
+    with ExitStack() as stack:
+        children = {"ours": stack.enter_context(run.engine())}
+        if run.transformers:
+            argv = ["--model", str(run.directory), "--threads", str(run.threads), "--dtype", "float32"]
+            children["transformers"] = stack.enter_context(Child("hf_transformers", argv))
+        server = stack.enter_context(made.llama_server(run.native, model))
+        server.first_token_s(made.prompts.take(serving.PROMPT_TOKENS))
+        agreement.compare(run.figures, server, children, read_config(run.directory).vocab_size)
+
+
+def measure_serving(run: Run, section: str) -> None:
     """The sections that talk HTTP; the first two need llama-server."""
     made = serving.Serving(run.directory, run.figures, WORK / "serving", say, run.rounds)
     model = run.gguf(Format.BF16)
     if run.native is not None and model is not None:
-        if run.wants("http"):
+        if section == "http":
             serving.throughput(made, run.native, model)
-        if run.wants("start"):
+        elif section == "start":
             serving.starting(made, run.native, model)
-    if run.wants("joining"):
-        if read_config(run.directory).context_length < serving.LONG_CONTEXT:
-            say("this model's context is too short for a prompt of 4096 tokens: joining is left out")
-        else:
-            serving.joining(made)
-    if run.wants("workers"):
+    if section == "workers":
         serving.two_workers(made)
+    elif section == "joining":
+        if read_config(run.directory).context_length < serving.LONG_CONTEXT:
+            raise HostError("this model's context is too short for a prompt of 4096 tokens")
+        serving.joining(made)
 
 
 def _arguments() -> argparse.Namespace:
@@ -178,12 +193,13 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--only", action="append", choices=(*ENGINE_SECTIONS, *SERVING_SECTIONS), help="default all")
     parser.add_argument("--format", action="append", choices=tuple(FORMATS), help="default both")
+    parser.add_argument("--kernels", choices=("auto", "native", "torch"), default="auto", help="of our side")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="default 5")
     parser.add_argument("--threads", type=int, metavar="N", help="of both sides; default: all processors allowed")
     return parser.parse_args()
 
 
-def _measure(args: argparse.Namespace) -> None:
+def _measure(args: argparse.Namespace) -> bool:
     threads = args.threads or process.processors_allowed()
     print(f"cpu={machine.cpu_line(threads)}", flush=True)
     others = machine.Others()
@@ -193,6 +209,7 @@ def _measure(args: argparse.Namespace) -> None:
         directory=directory,
         sections=frozenset(args.only or (*ENGINE_SECTIONS, *SERVING_SECTIONS)),
         formats=tuple(args.format or FORMATS),
+        kernels=args.kernels,
         rounds=args.rounds,
         threads=threads,
         figures=Figures(),
@@ -201,25 +218,36 @@ def _measure(args: argparse.Namespace) -> None:
     )
     print(f"model={directory.resolve().name}", flush=True)
     print(f"rounds={run.rounds}", flush=True)
+    jobs: dict[str, Side] = {}
     if run.wants("decode", "prefill", "context", "hugepages"):
-        for name in run.formats:
-            measure_format(run, name)
+        jobs |= {name: partial(measure_format, run, name) for name in run.formats}
     if run.wants("isa"):
-        for name in ISAS:
-            measure_isa(run, name)
-    if run.wants(*SERVING_SECTIONS):
-        measure_serving(run)
+        jobs |= {name: partial(measure_isa, run, name) for name in ISAS}
+    if run.wants("agreement"):
+        jobs["agreement"] = partial(measure_agreement, run)
+    jobs |= {name: partial(measure_serving, run, name) for name in SERVING_SECTIONS if run.wants(name)}
+    done = [_did(name, job) for name, job in jobs.items()]
     print(f"others_cpu_share={others.share():.2f}", flush=True)
+    return all(done)
+
+
+def _did(name: str, job: Side) -> bool:
+    """One that fails costs its own figures and not the others'."""
+    try:
+        job()
+    except LlorchError as problem:
+        say(f"{name} is left out: {problem.message}")
+        return False
+    return True
 
 
 def main() -> int:
-    """The exit code: 0, or 1 after one line that says what stopped it."""
+    """The exit code: 0, or 1 after a line for each thing that could not be measured."""
     try:
-        _measure(_arguments())
+        return 0 if _measure(_arguments()) else 1
     except LlorchError as problem:
         print(f"llorch: {problem.message}", file=sys.stderr)
         return 1
-    return 0
 
 
 if __name__ == "__main__":

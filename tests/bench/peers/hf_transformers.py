@@ -11,13 +11,13 @@ from typing import Any
 from peers.child import serve
 
 
-def _load(directory: Path, threads: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def _load(directory: Path, threads: int, dtype: str) -> tuple[dict[str, Any], dict[str, Any]]:
     import torch
     import transformers
 
     torch.set_num_threads(threads)
     transformers.logging.disable_progress_bar()
-    network = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16)
+    network = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype))
     chance = random.Random(1)
 
     def prompt(tokens: int) -> Any:
@@ -36,6 +36,11 @@ def _load(directory: Path, threads: int) -> tuple[dict[str, Any], dict[str, Any]
             )
         return perf_counter() - began
 
+    def likeliest(prompt: list[int], text: list[int]) -> dict[str, Any]:
+        with torch.inference_mode():
+            logits = network(torch.tensor([[*prompt, *text[:-1]]])).logits[0, len(prompt) - 1 :]
+        return {"tokens": logits.argmax(-1).tolist()}
+
     def decode(batch: int, context: int, steps: int) -> dict[str, Any]:
         assert batch == 1
         ids = prompt(context)
@@ -45,15 +50,16 @@ def _load(directory: Path, threads: int) -> tuple[dict[str, Any], dict[str, Any]
         return {"tokens_per_s": tokens / generated_s(prompt(tokens), 1)}
 
     prefill(64)
-    return {"version": transformers.__version__}, {"decode": decode, "prefill": prefill}
+    return {"version": transformers.__version__}, {"decode": decode, "prefill": prefill, "likeliest": likeliest}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     args = parser.parse_args()
-    serve(lambda: _load(args.model, args.threads))
+    serve(lambda: _load(args.model, args.threads, args.dtype))
 
 
 if __name__ == "__main__":

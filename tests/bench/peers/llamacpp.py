@@ -23,7 +23,8 @@ from llorch.base.errors import HostError
 
 PACKAGE = "llama-cpp-python"
 PACKAGE_VERSION = "0.3.36"
-TARGETS = ("llama-bench", "llama-batched-bench", "llama-quantize", "llama-server")
+BENCHMARKS = ("llama-bench", "llama-batched-bench")
+PROGRAMS = ("llama-quantize", "llama-server")  # of the native build only
 OPTIONS = {
     "CMAKE_BUILD_TYPE": "Release",
     "BUILD_SHARED_LIBS": "OFF",
@@ -142,7 +143,7 @@ def build(variant: Variant, folder: Path, threads: int, say: Callable[[str], Non
     if not stamp.exists() or stamp.read_text(encoding="utf-8") != said:
         sources = _sources(folder, say)
         shutil.rmtree(place, ignore_errors=True)
-        _compile(sources, place, wanted["options"], threads, say)
+        _compile(sources, place, variant, threads, say)
         stamp.write_text(said, encoding="utf-8")
     return LlamaCpp(place / "bin", threads)
 
@@ -201,14 +202,15 @@ def _sources(folder: Path, say: Callable[[str], None]) -> Path:
     return inside
 
 
-def _compile(sources: Path, place: Path, options: Mapping[str, str], jobs: int, say: Callable[[str], None]) -> None:
+def _compile(sources: Path, place: Path, variant: Variant, jobs: int, say: Callable[[str], None]) -> None:
     if shutil.which("cmake") is None:
         raise HostError("no cmake, which llama.cpp is built with: install cmake")
     compilers = _compilers()
     say(f"building llama.cpp ({place.name}) with {compilers['CMAKE_CXX_COMPILER']}: some minutes")
-    given = [f"-D{name}={value}" for name, value in {**options, **compilers}.items()]
+    given = [f"-D{name}={value}" for name, value in {**OPTIONS, **variant.options, **compilers}.items()]
     _run(["cmake", "-S", str(sources), "-B", str(place), *given], "cmake for llama.cpp", CONFIGURE_S)
-    argv = ["cmake", "--build", str(place), "-j", str(jobs), "--target", *TARGETS]
+    argv = ["cmake", "--build", str(place), "-j", str(jobs), "--target", *BENCHMARKS]
+    argv += PROGRAMS if variant is Variant.NATIVE else ()
     _run(argv, "building llama.cpp", BUILD_S)
 
 
@@ -231,6 +233,6 @@ def _run(argv: Sequence[str], what: str, timeout_s: float, env: Mapping[str, str
         raise HostError(f"{what}: {problem.strerror}") from None
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()
-        errors = [line for line in said if "error" in line.lower()]
-        raise HostError(f"{what} failed ({done.returncode}): {(errors or said)[-1].strip()}")
+        errors = [line for line in said if "error:" in line.lower()] or said[-1:]
+        raise HostError(f"{what} failed ({done.returncode}): {errors[0].strip()}")
     return done.stdout

@@ -7,7 +7,7 @@ measurement starts over at the context it is asked for.
 from __future__ import annotations
 
 import argparse
-import inspect
+import os
 import random
 from pathlib import Path
 from time import perf_counter
@@ -20,6 +20,7 @@ from llorch.base.errors import LlorchError
 from llorch.batching.blocks import BLOCK_POSITIONS, blocks_for
 from llorch.batching.plan import Copy, Draw, Row, StepPlan
 from llorch.batching.sequence import SamplingParams
+from llorch.host import runtime
 
 GREEDY = SamplingParams(temperature=0.0, seed=1)
 CHUNK = 512
@@ -77,35 +78,44 @@ class Engine:
         self.loaded.runner.run(plan)
         return {"tokens_per_s": tokens / (perf_counter() - began)}
 
+    def likeliest(self, prompt: list[int], text: list[int]) -> dict[str, Any]:
+        """The likeliest token after the prompt, and after every token of the text but the last."""
+        whole = (*prompt, *text[:-1])
+        draws = tuple(Draw(GREEDY, index) for index in range(len(text)))
+        ((*drawn,),) = self.loaded.runner.run(
+            StepPlan((Row("bench-0", 0, whole, draws, tuple(range(blocks_for(len(whole))))),))
+        )
+        return {"tokens": [one.token_id for one in drawn]}
+
 
 def _load(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
-    known = inspect.signature(model.load_model).parameters
-    options: dict[str, Any] = {}
-    if args.quantize != "none":
-        if "quantize" not in known:
-            raise ValueError("this llorch cannot quantize")
-        options["quantize"] = getattr(model, "Quantize", str)(args.quantize)
     try:
         loaded = model.load_model(
             args.model,
+            kernels=model.Kernels(args.kernels),
+            native=model.NativeKernels(runtime.kernels_dir(), os.environ.get("LLORCH_CPU_ISA")),
+            quantize=model.Quantize(args.quantize),
             dtype=model.Dtype(args.dtype),
             slots=args.slots,
             context=args.context,
             threads=args.threads,
-            **options,
         )
     except LlorchError as problem:
         raise ValueError(problem.message) from None
+    if loaded.kv_blocks < loaded.slots * blocks_for(loaded.context_length):
+        raise ValueError(f"memory has no room for {loaded.slots} sequences of {loaded.context_length} positions")
     engine = Engine(loaded)
     engine.prefill(64)
-    facts = {"kernels": loaded.capabilities.kernels, "dtype": loaded.capabilities.dtype}
-    return facts, {"decode": engine.decode, "prefill": engine.prefill}
+    has = loaded.capabilities
+    facts = {"kernels": has.kernels, "isa": has.isa or "-", "dtype": has.dtype, "quantize": has.quantize}
+    return facts, {"decode": engine.decode, "prefill": engine.prefill, "likeliest": engine.likeliest}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--dtype", default="bf16")
+    parser.add_argument("--kernels", default="auto")
+    parser.add_argument("--dtype", default="auto")
     parser.add_argument("--quantize", default="none")
     parser.add_argument("--slots", type=int, default=16)
     parser.add_argument("--context", type=int, default=2176)
