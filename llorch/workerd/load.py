@@ -108,6 +108,7 @@ def engine_of(
         blocks=loaded.kv_blocks,
         idle_max=loaded.idle_blocks_max,
         drafts_max=loaded.drafts_max,
+        cheap_rows=loaded.cheap_rows,
         long_from=loaded.config.long_from,
     )
     return Engine(planner, loaded.runner, clock, publish=publish, died=died)
