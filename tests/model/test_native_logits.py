@@ -1,7 +1,7 @@
 """The native kernels' logits against `transformers` in fp32 with the same weights rounded to bf16.
 
-The bound comes from what bf16 costs `transformers` itself, on the same model and prompt: the kernels, which sum in fp32,
-must be closer to the fp32 oracle than it is. With fp32 activations (avx2) only cached keys and values are rounded.
+The bound comes from what bf16 costs `transformers` itself, on the same model and prompt: the kernels, which sum in
+fp32, must be closer to the fp32 oracle than it is. With fp32 activations (avx2) only cached keys and values are rounded.
 """
 
 from __future__ import annotations
@@ -85,9 +85,7 @@ def test_closer_to_fp32_than_transformers_in_bf16(
 
 
 @pytest.mark.parametrize("name", LONG_FROM)
-def test_both_sets_of_frequencies(
-    name: str, isa: str, bf16_directories: Callable[[str], Path], load_isa: Load
-) -> None:
+def test_both_sets_of_frequencies(name: str, isa: str, bf16_directories: Callable[[str], Path], load_isa: Load) -> None:
     """Up to `long_from` positions the short factors hold, from one more the long ones; both in one pass."""
     directory = bf16_directories(name)
     model = load_isa(directory, slots=2)

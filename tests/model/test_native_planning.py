@@ -61,13 +61,17 @@ def random_job(chance: random.Random) -> Job:
     ending = tuple(chance.randrange(VOCAB) for _ in range(chance.choice((0, 0, 2))))
     greedy = chance.random() < 0.5
     plain = SamplingParams(temperature=0.0, logit_bias=FEW_WORDS)
-    params = plain if greedy else SamplingParams(
-        temperature=chance.choice((0.3, 0.9)),
-        top_p=chance.choice((1.0, 0.9)),
-        repetition_penalty=chance.choice((1.0, 1.2)),
-        frequency_penalty=chance.choice((0.0, 0.3)),
-        logit_bias=chance.choice(((), FEW_WORDS)),
-        seed=chance.getrandbits(64),
+    params = (
+        plain
+        if greedy
+        else SamplingParams(
+            temperature=chance.choice((0.3, 0.9)),
+            top_p=chance.choice((1.0, 0.9)),
+            repetition_penalty=chance.choice((1.0, 1.2)),
+            frequency_penalty=chance.choice((0.0, 0.3)),
+            logit_bias=chance.choice(((), FEW_WORDS)),
+            seed=chance.getrandbits(64),
+        )
     )
     return Job((*words[:length], *ending), chance.choice((1, 8, 60, 120)), params, chance.choice((0, 0, 5)))
 

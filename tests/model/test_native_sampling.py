@@ -136,7 +136,10 @@ def test_ids_beyond_the_vocabulary_are_ignored(draw: Draws) -> None:
     """Biased ids below 0 or beyond the vocabulary, and a history of others' ids, change nothing."""
     logits = torch.tensor([[1.0, 2.0, 0.0]])
     params = SamplingParams(
-        temperature=0.0, repetition_penalty=9.0, frequency_penalty=9.0, logit_bias=((-1, 9.0), (3, 9.0), (2**31 - 1, 9.0))
+        temperature=0.0,
+        repetition_penalty=9.0,
+        frequency_penalty=9.0,
+        logit_bias=((-1, 9.0), (3, 9.0), (2**31 - 1, 9.0)),
     )
     assert draw(logits, [Draw(params, 0, (3, 2**31 - 1), 1)]) == [Drawn(1)]
 

@@ -1,5 +1,5 @@
-"""A row has the same bits alone, beside any neighbours, however its prompt was cut, and in any cache blocks: on the torch
-graph in fp32, on the native kernels in every variant, with bf16 and with int8 weights.
+"""A row has the same bits alone, beside any neighbours, however its prompt was cut, and in any cache blocks: on the
+torch graph in fp32, on the native kernels in every variant, with bf16 and with int8 weights.
 """
 
 from __future__ import annotations
