@@ -17,7 +17,7 @@ from llorch.base.errors import InsufficientMemory, InvalidModel
 from llorch.batching.plan import Draw, Row, StepPlan
 from llorch.batching.sequence import SamplingParams
 from llorch.host import process
-from llorch.model import Dtype, Kernels, Quantize, hardware, load_model, loaded
+from llorch.model import Dtype, hardware, load_model, loaded
 from llorch.model.config import parse_config
 from llorch.model.graph.kv_cache import KvCache
 from llorch.model.rope import RopeScaling
@@ -49,7 +49,7 @@ def test_a_loaded_model(directory: Path) -> None:
     model = load_model(directory, slots=2, threads=1, progress=seen.append)
     assert seen[0] == 0.0 and seen[-1] == 1.0 and seen == sorted(seen) and len(seen) > 5
     assert model.context_length == 512
-    assert model.step_tokens == 2 + 256
+    assert model.step_tokens == 256
     assert model.kv_blocks == 2 * 4
     assert model.eos_ids == {2}
     assert model.chat_template == "{{ messages }}"
@@ -208,15 +208,6 @@ def test_slots_share_blocks_where_memory_is_short(directory: Path, monkeypatch: 
     assert load_model(directory, slots=8, context=500, kv_bytes=GIB).kv_blocks == 8 * 4
     with pytest.raises(InsufficientMemory, match="a context of 500 positions needs"):
         load_model(directory, slots=8, context=500, kv_bytes=3 * block_bytes)
-
-
-def test_native_kernels_are_not_in_this_build(directory: Path) -> None:
-    """Asking for native kernels, or for int8 weights, is refused in one line; torch has no int8."""
-    for options in ({"kernels": Kernels.NATIVE}, {"quantize": Quantize.INT8}):
-        with pytest.raises(InvalidModel, match="not built"):
-            load_model(directory, **options)  # type: ignore[arg-type]
-    with pytest.raises(InvalidModel, match="unquantized"):
-        load_model(directory, kernels=Kernels.TORCH, quantize=Quantize.INT8)
 
 
 def test_everything_but_the_graph_is_free_of_torch(directory: Path) -> None:

@@ -110,7 +110,7 @@ def test_bf16_is_close_to_fp32(name: str, directories: Callable[[str], Path]) ->
     got = ours(model, ids, 100)
     assert not model.capabilities.row_invariant
     scale = expected.std()
-    assert (got - expected).abs().mean() <= 0.05 * scale
+    assert (got - expected).abs().mean() <= 0.06 * scale
     parts = [row(ids, start, stop, BLOCKS) for start, stop in ((0, 50), (50, 77), (77, 100))]
     chunked = torch.cat([logits(model.runner, part) for part in parts])[-1]
-    assert (chunked - got[0]).abs().mean() <= 0.05 * scale
+    assert (chunked - got[0]).abs().mean() <= 0.06 * scale

@@ -1,7 +1,8 @@
 """The native kernels' logits against `transformers` in fp32 with the same weights rounded to bf16.
 
-The bound comes from what bf16 costs `transformers` itself, on the same model and prompt: the kernels sum in fp32 and
-must be closer to the fp32 oracle than it is. With fp32 activations (avx2) only cached keys and values are rounded.
+The bound comes from what bf16 costs `transformers` itself, on the same model and prompt: the kernels, which sum in
+fp32, must be closer to the fp32 oracle than it is. With fp32 activations (avx2) only cached keys and values are
+rounded.
 """
 
 from __future__ import annotations

@@ -23,12 +23,14 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
 
 
 def test_the_demo_tells_a_story(demo: Worker) -> None:
-    """A story ends by itself; the worker serves it exactly, on whichever kernels."""
+    """A story ends by itself; the worker serves it exactly, in bf16 on native kernels and in fp32 on torch."""
     events = demo.generate(job_id="story", **STORY)
     assert events[-1]["stop_reason"] == "EOS" and text_of(events).rstrip().endswith((".", "!", '"'))
     health = demo.health()
     assert health["model"] == "demo"
-    assert health["capabilities"]["row_invariant"] is True
+    capabilities = health["capabilities"]
+    assert (capabilities["kernels"], capabilities["dtype"]) in (("native", "bf16"), ("torch", "fp32"))
+    assert capabilities["row_invariant"] is True
 
 
 @pytest.mark.parametrize("body", [STORY, SAMPLED], ids=["greedy", "sampled"])

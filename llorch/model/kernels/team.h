@@ -56,7 +56,7 @@ class Team {
   public:
     static constexpr int MEMBERS_MAX = 256;
 
-    explicit Team(int members) : members_(members) {
+    explicit Team(int members) : members_(members < MEMBERS_MAX ? members : MEMBERS_MAX) {
         for (int index = 1; index < members_; ++index) {
             starts_[index] = {this, index};
             if (pthread_create(&threads_[index], nullptr, &Team::live, &starts_[index]) != 0) {
@@ -86,9 +86,10 @@ class Team {
 
     // Nobody of the active members goes on before all are here.
     void barrier() {
-        if (active_ == 1) return;
+        const int active = active_;  // read before arriving: afterwards it may be the next run's
+        if (active == 1) return;
         const uint32_t phase = passed_.value();
-        if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == active_) {
+        if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == active) {
             arrived_.store(0, std::memory_order_relaxed);
             passed_.set(phase + 1);
         } else {
