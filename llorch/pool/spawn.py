@@ -38,7 +38,12 @@ _TOO_LATE = "it was not ready within"
 _LOGS_KEPT = 20
 _LOG_ROOM_BYTES = 16 << 20
 _RUNTIME_BYTES = 300 << 20  # what a worker needs beside its weights
-_DTYPES = ("auto", "fp32", "bf16")
+# How a worker computes: flags that are passed on to it, and the words each takes.
+_CHOICES = {
+    "dtype": ("auto", "fp32", "bf16"),
+    "kernels": ("auto", "native", "torch"),
+    "quantize": ("none", "int8"),
+}
 # A worker has no business with the hub's credentials, nor with the key of a client.
 _SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "LLORCH_API_KEY")
 _PATH_VARIABLES = ("LLORCH_CONFIG", "LLORCH_CACHE", "LLORCH_STATE", "LLORCH_REPO", "LLORCH_WORKER_TOKEN_FILE")
@@ -52,7 +57,11 @@ def spawn_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, metavar="P", help=f"port (default: the first free one from {FIRST_PORT})")
     parser.add_argument("--slots", type=int, metavar="N", help="concurrent sequences")
     parser.add_argument("--context", type=int, metavar="N", help="positions per sequence")
-    parser.add_argument("--dtype", metavar="TYPE", help=f"arithmetic: {', '.join(_DTYPES)}")
+    parser.add_argument("--kv-mib", type=int, metavar="MIB", help="memory for keys and values")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads")
+    parser.add_argument("--dtype", metavar="TYPE", help=f"arithmetic: {', '.join(_CHOICES['dtype'])}")
+    parser.add_argument("--kernels", metavar="KIND", help=f"what computes: {', '.join(_CHOICES['kernels'])}")
+    parser.add_argument("--quantize", metavar="KIND", help=f"weights: {', '.join(_CHOICES['quantize'])}")
     parser.add_argument("--worker-id", metavar="ID", help="id (default: worker-BACKEND-HEX)")
     parser.add_argument("--no-wait", action="store_true", help="do not wait until the model is loaded")
     parser.add_argument("--timeout", type=float, default=READY_TIMEOUT_S, metavar="S", help="how long to wait (600)")
@@ -113,9 +122,15 @@ def _backend(arguments: argparse.Namespace) -> str:
         raise UsageError("--gpu needs a GPU backend, not cpu")
     if arguments.worker_id is not None and not ids.WORKER_ID.fullmatch(arguments.worker_id):
         raise UsageError(f"--worker-id must match {ids.WORKER_ID.pattern}")
-    if arguments.dtype is not None and arguments.dtype not in _DTYPES:
-        raise UsageError(f"--dtype must be one of {', '.join(_DTYPES)}")
-    for flag, value, most in (("--port", arguments.port, 65535), ("--slots", arguments.slots, 256)):
+    for name, words in _CHOICES.items():
+        if getattr(arguments, name) is not None and getattr(arguments, name) not in words:
+            raise UsageError(f"--{name} must be one of {', '.join(words)}")
+    bounds = (
+        ("--port", arguments.port, 65535),
+        ("--slots", arguments.slots, 256),
+        ("--threads", arguments.threads, 256),
+    )
+    for flag, value, most in bounds:
         if value is not None and not 1 <= value <= most:
             raise UsageError(f"{flag} must be between 1 and {most}")
     return backend
@@ -128,6 +143,8 @@ def _check_room(home: Home, entry: ModelEntry, backend: str, arguments: argparse
     weights = catalog_file.present_bytes(home, entry)
     if backend == "cpu" and arguments.dtype == "fp32" and not entry.embedded:
         weights *= 2  # stored as 16 bits
+    if arguments.quantize == "int8":
+        weights //= 2
     needed = weights + _RUNTIME_BYTES
     free = process.available_memory_bytes() if backend != "cuda" else devices.free_vram_bytes(arguments.gpu or 0)
     if needed > free and not arguments.force:
@@ -207,9 +224,9 @@ def _worker_flags(
         flags += ["--callback-url", given.callback_url]
     if backend != "cpu":
         flags += ["--gpu", str(arguments.gpu or 0)]
-    for flag in ("slots", "context", "dtype"):
-        if getattr(arguments, flag) is not None:
-            flags += [f"--{flag}", str(getattr(arguments, flag))]
+    for name in ("slots", "context", "kv_mib", "threads", *_CHOICES):
+        if getattr(arguments, name) is not None:
+            flags += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
     return flags
 
 

@@ -19,6 +19,7 @@ using act = bf16;      // activations that meet bf16 weights
 using qact = uint8_t;  // activations that meet int8 weights
 constexpr int QACT_ZERO = 128;
 constexpr const char* ISA_NAME = "amx";
+constexpr int ROWS_PASS = 64;  // rows of activations per visit to a group of columns: two squares of 32
 
 namespace detail {
 
@@ -163,12 +164,18 @@ void dot(const X* x, size_t x_stride, int rows, const W* w, size_t w_stride, int
     }
 }
 
+// Tiles need the kernel's leave, given to the process as a whole; it may refuse.
+inline bool usable() {
+#ifdef LLORCH_AMX_EMULATED
+    return true;
+#else
+    static const long refused = syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */);
+    return refused == 0;
+#endif
+}
+
 // A thread's tiles belong to it between these two; released, they do not burden its context switches.
 inline void begin_dots() {
-#ifndef LLORCH_AMX_EMULATED
-    static thread_local const long permitted = syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */);
-    (void)permitted;
-#endif
     detail::configured_rows = 0;
 }
 

@@ -12,6 +12,7 @@ using act = float;     // activations that meet bf16 weights
 using qact = int16_t;  // activations that meet int8 weights
 constexpr int QACT_ZERO = 0;
 constexpr const char* ISA_NAME = "avx2";
+constexpr int ROWS_PASS = 40;  // rows of activations per visit to a group of columns: eight times five
 
 namespace detail {
 
@@ -114,6 +115,7 @@ void dot(const X* x, size_t x_stride, int rows, const W* w, size_t w_stride, int
     }
 }
 
+inline bool usable() { return true; }
 inline void begin_dots() {}
 inline void end_dots() {}
 

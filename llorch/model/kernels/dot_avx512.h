@@ -12,6 +12,7 @@ using act = bf16;      // activations that meet bf16 weights
 using qact = uint8_t;  // activations that meet int8 weights
 constexpr int QACT_ZERO = 128;
 constexpr const char* ISA_NAME = "avx512";
+constexpr int ROWS_PASS = 48;  // rows of activations per visit to a group of columns: four times twelve
 
 namespace detail {
 
@@ -74,6 +75,7 @@ void dot(const X* x, size_t x_stride, int rows, const W* w, size_t w_stride, int
     }
 }
 
+inline bool usable() { return true; }
 inline void begin_dots() {}
 inline void end_dots() {}
 

@@ -289,12 +289,12 @@ void Engine::pack(Slot which, int layer, const Part* parts, int part_count, Stor
 template <class Finish>
 void Engine::multiply(const Matrix& w, const act* from, int stride, int rows, Share share, int unit, Finish finish) {
     constexpr int TILES = 4;
-    alignas(64) float values[ROWS_BLOCK * TILES * TILE];
+    alignas(64) float values[ROWS_PASS * TILES * TILE];
     const int units = w.tiles / unit, end = share.end(units) * unit;
     for (int tile = share.first(units) * unit; tile < end; tile += TILES) {
         const int tiles = end - tile < TILES ? end - tile : TILES;
-        for (int row = 0; row < rows; row += ROWS_BLOCK) {
-            const int count = rows - row < ROWS_BLOCK ? rows - row : ROWS_BLOCK;
+        for (int row = 0; row < rows; row += ROWS_PASS) {
+            const int count = std::min(ROWS_PASS, rows - row);
             if (w.quantised()) {
                 auto* sums = reinterpret_cast<int32_t*>(values);
                 dot(quantised + size_t(row) * quantised_stride, size_t(quantised_stride), count, reinterpret_cast<const int8_t*>(w.data) + size_t(tile) * w.depth * TILE,
@@ -501,6 +501,8 @@ void Engine::draw_all(const DrawBatch& batch, int count, Drawn* out, int active)
 using llorch::Engine;
 
 API const char* llorch_isa() { return llorch::ISA_NAME; }
+
+API int llorch_usable() { return llorch::usable(); }
 
 // Sizes of the structures that both sides declare, so that a library of another build is refused, not trusted.
 API int llorch_size_of(int structure) {

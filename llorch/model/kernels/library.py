@@ -183,6 +183,7 @@ def address_of(view: memoryview) -> int:
 
 _FUNCTIONS: dict[str, tuple[list[type], type | None]] = {
     "llorch_isa": ([], c_char_p),
+    "llorch_usable": ([], c_int),
     "llorch_size_of": ([c_int], c_int),
     "llorch_create": ([POINTER(Shape), c_int], c_void_p),
     "llorch_destroy": ([c_void_p], None),
@@ -214,4 +215,7 @@ def open_library(path: Path) -> ctypes.CDLL:
         raise HostError(f"the native kernels cannot be loaded: {problem}") from None
     if [library.llorch_size_of(index) for index in range(len(_STRUCTURES))] != list(map(ctypes.sizeof, _STRUCTURES)):
         raise HostError(f"{path.name} is of another build: run ./install.sh again")
+    if not library.llorch_usable():
+        isa = library.llorch_isa().decode()
+        raise HostError(f"the system does not let this process use {isa}: force another variant with {ISA_ENV}")
     return library
