@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "build"))
+
+import kernels
+
+
+def pytest_sessionstart() -> None:
+    """Workers started from sources use the native kernels of these sources."""
+    kernels.build_all()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -49,7 +49,8 @@ class Planner:
 
     Blocks are taken when positions need them; when there are none, the sequence that came last goes back to waiting, so
     the one that came first always gets on. A step holds at most `step_tokens_max` prompt tokens besides
-    `1 + drafts_max` of each slot. `long_from`: prompts that with max_tokens are longer than this have `Row.stretch`.
+    `1 + drafts_max` of each slot. `cheap_rows`: rows a pass may have before verifying drafts makes it longer (by
+    default always). `long_from`: prompts that with max_tokens are longer than this have `Row.stretch`.
     `idle_max` bounds the blocks that are kept for later sequences only.
     """
 
@@ -62,6 +63,7 @@ class Planner:
         blocks: int | None = None,
         idle_max: int | None = None,
         drafts_max: int = DRAFTS_MAX,
+        cheap_rows: int | None = None,
         long_from: int | None = None,
     ) -> None:
         assert slots > 0
@@ -73,6 +75,7 @@ class Planner:
         self.cache = Cache(slots * blocks_for(context) if blocks is None else blocks, idle_max)
         assert self.cache.pool.capacity >= blocks_for(context), "one sequence of full context must fit"
         self._drafts_max = drafts_max
+        self._cheap_rows = slots * (1 + drafts_max) if cheap_rows is None else cheap_rows
         self._long_from = long_from
         self._pacer = Pacer(step_tokens_max)
         self._arrivals = 0
@@ -214,8 +217,8 @@ class Planner:
         for sequence in prefill:
             self.cache.follow(sequence)
         decode = [s for s in running if s.state is SequenceState.DECODE]
-        drafts = {s.job_id: self._draft(s, len(decode)) for s in decode}
-        wanted = {job_id: 1 + len(tokens) for job_id, tokens in drafts.items()}
+        drafts = self._drafts(decode)
+        wanted = {s.job_id: 1 + len(drafts.get(s.job_id, ())) for s in decode}
         wanted |= shares(self._leading(prefill), self._pacer.budget(sum(wanted.values())))
         taken = {}
         for sequence in running:  # who came first takes its blocks first
@@ -228,14 +231,23 @@ class Planner:
         self._rows = {row.job_id: row for row in rows}
         return StepPlan(tuple(rows), self.cache.copies)
 
-    def _draft(self, sequence: Sequence, decoding: int) -> tuple[int, ...]:
-        """Tokens to be verified beside the next one; none when the batch is large enough to be worth its pass."""
-        if not self._drafts_max or decoding >= DECODING_MAX:
-            return ()
-        drafter = self._drafters.get(sequence.job_id)
-        if drafter is None:
-            drafter = self._drafters[sequence.job_id] = Drafter(self._drafts_max, sequence.eos_ids)
-        return drafter.draft(sequence.token_ids, sequence.max_tokens - sequence.tokens_out - 1)
+    def _drafts(self, decode: list[Sequence]) -> dict[str, tuple[int, ...]]:
+        """Per sequence, tokens to be verified beside its next one: together no more than make the pass hardly longer,
+        and none when the batch is large enough to be worth its pass.
+        """
+        left = self._cheap_rows - len(decode)
+        if not self._drafts_max or len(decode) >= DECODING_MAX or left <= 0:
+            return {}
+        drafts = {}
+        for number, sequence in enumerate(decode):
+            drafter = self._drafters.get(sequence.job_id)
+            if drafter is None:
+                drafter = self._drafters[sequence.job_id] = Drafter(self._drafts_max, sequence.eos_ids)
+            share = -(-left // (len(decode) - number))
+            drafted = drafter.draft(sequence.token_ids, min(share, sequence.max_tokens - sequence.tokens_out - 1))
+            drafts[sequence.job_id] = drafted
+            left -= len(drafted)
+        return drafts
 
     def _leading(self, prefill: Iterable[Sequence]) -> list[Sequence]:
         """Of those that are at the same whole block only the first: the others take it over once it is computed."""

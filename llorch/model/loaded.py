@@ -20,6 +20,7 @@ bf16 is not exact, one that is as small in fp32 computes in fp32.
 """
 
 IDLE_BYTES_MAX = 1 << 30
+CHEAP_ROWS = {"amx": 16, "avx512": 10, "avx2": 4}
 PREFILL_CHUNK_SMALL = 256
 PREFILL_CHUNK_LARGE = 128
 SAMPLING = (
@@ -63,7 +64,8 @@ class Quantize(Enum):
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """What this loaded model promises. `row_invariant`: the same bits alone, beside others, chunked and resumed, on
-    the same machine and build; it was tried on this very model while loading. `isa` is the native kernels' variant.
+    the same machine and build. The native kernels are made so; on the torch graph it was tried on this very model while
+    loading. `isa` is the native kernels' variant.
     """
 
     row_invariant: bool
@@ -126,6 +128,11 @@ class LoadedModel:
     def drafts_max(self) -> int:
         """Tokens to draft for one sequence: none where a pass over several rows does not give each the same bits."""
         return DRAFTS_MAX if self.capabilities.row_invariant else 0
+
+    @property
+    def cheap_rows(self) -> int | None:
+        """Rows a pass may have before arithmetic, not reading the weights, takes its time; None: not known."""
+        return CHEAP_ROWS.get(self.capabilities.isa or "")
 
     @property
     def eos_ids(self) -> frozenset[int]:

@@ -66,7 +66,9 @@ def load_model(
     tokenizer = Tokenizer(directory)
     loading = _Loading(config, checkpoint, recipe, choice, room, threads, lambda share: progress(share * 0.95))
     runner = loading.graph(torch_needed) if choice.library is None else loading.native(choice.library, slots, active)
-    exact = runner.promises_row_invariance and _is_row_invariant(runner, config, room.blocks)
+    exact = choice.library is not None or (
+        runner.promises_row_invariance and _is_row_invariant(runner, config, room.blocks)
+    )
     progress(1.0)
     isa = None if choice.isa is None else choice.isa.value
     used = Kernels.TORCH if choice.library is None else Kernels.NATIVE

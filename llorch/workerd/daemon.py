@@ -12,9 +12,10 @@ from llorch.web.listening import Listener
 from llorch.wire.announce import Announcement, Heartbeat
 from llorch.workerd import routes
 from llorch.workerd.access import Tokens
-from llorch.workerd.announce import Announcer, reachable_url
+from llorch.workerd.announce import Announcer
 from llorch.workerd.engine import Engine
 from llorch.workerd.service import Service
+from llorch.workerd.target import reachable_url
 
 CONNECTIONS_MAX = 512  # twice the largest number of slots, and below the descriptors of every system
 CLOSE_S = 1.0

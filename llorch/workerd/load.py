@@ -9,6 +9,7 @@ import llorch
 from llorch.base.clock import SystemClock
 from llorch.batching.planner import Planner
 from llorch.host import runtime
+from llorch.host.cores import Cores, shared_path
 from llorch.model import (
     Dtype,
     Kernels,
@@ -64,6 +65,7 @@ def load(launch: Launch, model: Model, progress: Callable[[float], None]) -> Loa
         slots=launch.slots,
         context=launch.context,
         threads=launch.threads,
+        active=Cores(shared_path()).share,
         progress=progress,
     )
 
@@ -106,6 +108,7 @@ def engine_of(
         blocks=loaded.kv_blocks,
         idle_max=loaded.idle_blocks_max,
         drafts_max=loaded.drafts_max,
+        cheap_rows=loaded.cheap_rows,
         long_from=loaded.config.long_from,
     )
     return Engine(planner, loaded.runner, clock, publish=publish, died=died)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import os
 import socket
+import sys
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -14,15 +17,16 @@ from llorch.base.clock import SystemClock
 from llorch.base.errors import LlorchError
 from llorch.host import runtime
 from llorch.web.sockets import bound_socket, stays_local
-from llorch.workerd import access, launch
+from llorch.workerd import access, launch, target
 from llorch.workerd.access import Tokens
 from llorch.workerd.launch import Launch, Model
 from llorch.workerd.status import StatusFile
 
 if TYPE_CHECKING:
     from llorch.model import LoadedModel
-    from llorch.workerd.announce import Target
+    from llorch.workerd.target import Target
 
+SWITCH_S = 0.0005  # the step thread wants the interpreter back between two calls; the default would cost it up to 5 ms
 _log = log.get(__name__)
 
 
@@ -52,9 +56,10 @@ def _run(asked: Launch, status: StatusFile) -> int:
             bind=asked.bind,
         )
     launch.check_backend(asked.backend, runtime.build().backends)
-    from llorch.workerd import announce
-
-    find = announce.finder(asked.callback_url, asked.orchestrator, config.state_dir(os.environ))
+    sys.setswitchinterval(SWITCH_S)
+    serving = threading.Thread(target=importlib.import_module, args=("llorch.workerd.daemon",), daemon=True)
+    serving.start()  # a quarter of a second of imports, while the weights are packed
+    find = target.finder(asked.callback_url, asked.orchestrator, config.state_dir(os.environ))
     sock = bound_socket(asked.bind, asked.port)
     try:
         model = launch.find_model(asked.model, os.environ, runtime.assets_dir)

@@ -9,7 +9,7 @@ from simulated_model import SimulatedModel, alone
 from llorch.batching import speculation
 from llorch.batching.plan import Drawn
 from llorch.batching.planner import Planner
-from llorch.batching.sequence import SamplingParams, Sequence, StopReason
+from llorch.batching.sequence import SamplingParams, Sequence, SequenceState, StopReason
 from llorch.batching.speculation import DECODING_MAX, DRAFTS_MAX, NGRAMS, Drafter, verify
 
 EOS = frozenset({0})
@@ -122,3 +122,16 @@ def test_a_full_batch_drafts_nothing() -> None:
         planner.commit(plan, [(Drawn(1),)] * len(plan.rows), 0.01)
     planner.cancel("0")
     assert any(len(row.draws) > 1 for row in planner.plan().rows)
+
+
+def test_drafts_fit_into_what_a_pass_has_free() -> None:
+    """With room for six rows, four decoding sequences share two drafts; with none left, nothing is drafted."""
+    for cheap_rows, drafted in ((6, 2), (4, 0), (40, 4 * 3)):
+        planner = Planner(slots=4, context=512, cheap_rows=cheap_rows)
+        jobs = [Sequence(f"j{number}", (number, *(7, 8, 9, 5) * 4, 7, 8, 9), 50) for number in range(4)]
+        for job in jobs:
+            planner.add(job)
+        while any(job.state is not SequenceState.DECODE for job in jobs):
+            plan = planner.plan()
+            planner.commit(plan, [tuple(Drawn(5) for _ in row.draws) for row in plan.rows], 0.01)
+        assert sum(len(row.token_ids) - 1 for row in planner.plan().rows) == drafted

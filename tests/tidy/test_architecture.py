@@ -46,7 +46,7 @@ EDGES = {
         *("core", "wire", "store", "scripting", "client", "web"),
         *("host.ssh", "host.process", "host.runtime"),
     },
-    "workerd": {"batching", "wire", "model", "web", "host.runtime", "host.process"},
+    "workerd": {"batching", "wire", "model", "web", "host.runtime", "host.process", "host.cores"},
     "pool": {"wire", "client", "host"},
     "remote": {"wire", "client", "host"},
     "applets": {"host", "orchestratord", "workerd", "pool", "remote"},

@@ -14,7 +14,8 @@ from aiohttp import web
 from llorch.base.errors import ConfigError
 from llorch.wire.announce import Announcement, Heartbeat, parse_announcement, parse_heartbeat
 from llorch.workerd import announce
-from llorch.workerd.announce import Announcer, Target, finder, reachable_url, read_state_file, target_of
+from llorch.workerd.announce import Announcer
+from llorch.workerd.target import Target, finder, reachable_url, read_state_file, target_of
 
 ANNOUNCEMENT = Announcement("w-1", "http://127.0.0.1:8001", "tiny", "cpu", 2, 128, 1000, 1, "0.1", {})
 HEARTBEAT = Heartbeat(1, 2, 3.5, "ready", 1000, ("j",))

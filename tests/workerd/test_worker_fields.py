@@ -14,6 +14,7 @@ from llorch.base.clock import SystemClock
 from llorch.base.errors import InvalidRequest
 from llorch.batching.detokenize import Piece
 from llorch.batching.plan import Drawn
+from llorch.batching.planner import Counts
 from llorch.batching.sequence import SamplingParams, StopReason
 from llorch.web.listening import Listener
 from llorch.web.sockets import bound_socket
@@ -215,10 +216,15 @@ def test_metrics_tell_what_the_engine_counts() -> None:
     async def main() -> None:
         engine = ScriptedEngine()
         service = service_over(engine)
-        progress = engine.progress
-        progress.prompt_tokens_looked_up, progress.prompt_tokens_reused = 10, 4
-        progress.drafted, progress.accepted, progress.preempted = 5, 3, 2
-        progress.blocks_used, progress.blocks_total = 7, 8
+        engine.progress.counts = Counts(
+            prompt_tokens_looked_up=10,
+            prompt_tokens_reused=4,
+            drafted=5,
+            accepted=3,
+            preempted=2,
+            blocks_used=7,
+            blocks_total=8,
+        )
         lines = routes.metrics_text(service).splitlines()
         for name, kind, value in (
             ("prefix_lookup_tokens_total", "counter", 10),

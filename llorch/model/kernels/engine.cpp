@@ -500,6 +500,13 @@ using llorch::Engine;
 
 API const char* llorch_isa() { return llorch::ISA_NAME; }
 
+// Sizes of the structures that both sides declare, so that a library of another build is refused, not trusted.
+API int llorch_size_of(int structure) {
+    const size_t sizes[] = {sizeof(llorch::Shape), sizeof(llorch::Span), sizeof(llorch::Batch), sizeof(llorch::Part),
+                            sizeof(llorch::DrawSpec), sizeof(llorch::DrawBatch), sizeof(llorch::Drawn)};
+    return int(sizes[structure]);
+}
+
 API Engine* llorch_create(const llorch::Shape* shape, int threads) {
     try {
         return new Engine(*shape, threads);

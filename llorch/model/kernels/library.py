@@ -183,6 +183,7 @@ def address_of(view: memoryview) -> int:
 
 _FUNCTIONS: dict[str, tuple[list[type], type | None]] = {
     "llorch_isa": ([], c_char_p),
+    "llorch_size_of": ([c_int], c_int),
     "llorch_create": ([POINTER(Shape), c_int], c_void_p),
     "llorch_destroy": ([c_void_p], None),
     "llorch_weights_bytes": ([c_void_p], c_int64),
@@ -198,14 +199,19 @@ _FUNCTIONS: dict[str, tuple[list[type], type | None]] = {
 }
 
 
+_STRUCTURES = (Shape, Span, Batch, Part, DrawSpec, DrawBatch, DrawnToken)
+
+
 def open_library(path: Path) -> ctypes.CDLL:
     """The library with its functions' types declared. Calls release the interpreter lock. Raises HostError."""
     try:
         library = ctypes.CDLL(str(path))
-    except OSError as problem:
+        for name, (arguments, result) in _FUNCTIONS.items():
+            function = getattr(library, name)
+            function.argtypes = arguments
+            function.restype = result
+    except (OSError, AttributeError) as problem:
         raise HostError(f"the native kernels cannot be loaded: {problem}") from None
-    for name, (arguments, result) in _FUNCTIONS.items():
-        function = getattr(library, name)
-        function.argtypes = arguments
-        function.restype = result
+    if [library.llorch_size_of(index) for index in range(len(_STRUCTURES))] != list(map(ctypes.sizeof, _STRUCTURES)):
+        raise HostError(f"{path.name} is of another build: run ./install.sh again")
     return library
