@@ -47,10 +47,14 @@ inline void write_value(bf16* values, int position, const float* value, int widt
     for (int n = 0; n < width; ++n) line[(n / TILE) * tile_column(CHUNK) + (n % TILE) * 2] = narrow(value[n]);
 }
 
-// Values of positions not written yet are multiplied by an exact 0, so they must not be what an earlier sequence left.
-inline void clear_value_group(bf16* values, int position, int width) {
-    for (int n = 0; n < width; n += TILE)
-        memset(values + (n / TILE) * tile_column(CHUNK) + (position / 2) * 32, 0, V_GROUP * TILE * sizeof(bf16));
+// Values of positions that a row may not see, or that an earlier sequence left, are multiplied by an exact 0: all that are
+// in the cache must be finite. Where they are not, the key says so instead, to those rows only that see the position.
+inline void keep_finite(float* value, int size, float* key) {
+    f32x16 probe{};
+    for (int i = 0; i < size; i += LANES) probe += load(value + i) * 0.0f;
+    if (sum(probe) == 0.0f) return;
+    memset(value, 0, size_t(size) * sizeof(float));
+    key[0] = NAN;
 }
 
 struct AttentionScratch {  // of one thread
@@ -123,7 +127,7 @@ inline void attend(const AttentionRows& rows, const HeadCache& cache, const Cach
         }
         dot(s.weights, size_t(CHUNK), count, cache.values(chunk), tile_column(CHUNK), width / TILE, used / 2, s.partial, size_t(width));
         for (int r = 0; r < count; ++r)
-            if (masses[r] > 0) detail::merge(s.total + r * width, &s.peak[r], &s.mass[r], s.partial + r * width, peaks[r], masses[r], width);
+            if (masses[r] != 0) detail::merge(s.total + r * width, &s.peak[r], &s.mass[r], s.partial + r * width, peaks[r], masses[r], width);
     }
     for (int r = 0; r < count; ++r) {
         const float scale = 1.0f / s.mass[r];

@@ -321,7 +321,7 @@ HeadCache Engine::head_cache(const Batch& batch, int span, int index, int kv_hea
     return {pool, batch.blocks + batch.span[span].blocks_at, cache.block(), offset, cache.keys()};
 }
 
-// Block copies, then the embedding, the rotary angles and cleared value groups of the rows.
+// Block copies, then the embedding and the rotary angles of the rows.
 void Engine::begin(const Batch& batch, Share share) {
     if (batch.copies) {
         const int lines = int(cache.block() * sizeof(bf16) / 64), first = share.first(lines), end = share.end(lines);
@@ -342,10 +342,6 @@ void Engine::begin(const Batch& batch, Share share) {
             cosines[size_t(row) * half + i] = float(std::cos(angle)) * factors[set];
             sines[size_t(row) * half + i] = float(std::sin(angle)) * factors[set];
         }
-        if (position % V_GROUP == 0)
-            for (int index = 0; index < s.layers; ++index)
-                for (int head = 0; head < s.kv_heads; ++head)
-                    clear_value_group(head_cache(batch, span, index, head).values(position / CHUNK), position % CHUNK, cache.value_width());
     }
 }
 
@@ -376,8 +372,10 @@ void Engine::place(const Batch& batch, int index, Share share) {
         if (layer.key_norm) rms_norm(key, layer.key_norm, size, s.norm_eps, key);
         rotate(key, cos, sin, half);
         memcpy(padded, key, size_t(size) * sizeof(float));
+        float* value = key + kv_size();
+        keep_finite(value, size, padded);
         write_key(to.keys(position / CHUNK), position % CHUNK, padded, depth);
-        write_value(to.values(position / CHUNK), position % CHUNK, heads + query_size() + kv_size() + kv_head * size, size);
+        write_value(to.values(position / CHUNK), position % CHUNK, value, size);
         for (int g = 0; g < group(); ++g) {
             float* query = heads + (kv_head * group() + g) * size;
             if (layer.query_norm) rms_norm(query, layer.query_norm, size, s.norm_eps, query);

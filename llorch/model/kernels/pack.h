@@ -10,15 +10,23 @@ enum class Stored : int32_t { BF16 = 0, F16 = 1, F32 = 2 };
 
 inline int stored_bytes(Stored type) { return type == Stored::F32 ? 4 : 2; }
 
+// Value number `i` of a mapped file: older checkpoints begin at odd addresses.
+template <class T>
+inline T stored_at(const void* from, int i) {
+    T value;
+    memcpy(&value, static_cast<const char*>(from) + size_t(i) * sizeof(T), sizeof(T));
+    return value;
+}
+
 // `count` stored values as floats.
 inline void widen_row(const void* from, Stored type, int count, float* to) {
     switch (type) {
         case Stored::F32: memcpy(to, from, size_t(count) * sizeof(float)); break;
         case Stored::BF16:
-            for (int i = 0; i < count; ++i) to[i] = widen(static_cast<const bf16*>(from)[i]);
+            for (int i = 0; i < count; ++i) to[i] = widen(stored_at<bf16>(from, i));
             break;
         case Stored::F16:
-            for (int i = 0; i < count; ++i) to[i] = _cvtsh_ss(static_cast<const uint16_t*>(from)[i]);
+            for (int i = 0; i < count; ++i) to[i] = _cvtsh_ss(stored_at<uint16_t>(from, i));
             break;
     }
 }

@@ -74,10 +74,10 @@ inline float largest(f32x16 v) {
     return result;
 }
 
-// e^x with a relative error below 2e-7; 0 below -87. Range reduction to [-ln2/2, ln2/2], Taylor polynomial of degree 7.
+// e^x with a relative error below 2e-7; 0 below -87; NaN of NaN. Range reduction to [-ln2/2, ln2/2], Taylor polynomial of degree 7.
 inline f32x16 exp(f32x16 x) {
     const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, which then stands in the low bits
-    f32x16 clamped = max(x, splat(-87.0f));
+    f32x16 clamped = max(splat(-87.0f), x);
     clamped = clamped > 88.0f ? splat(88.0f) : clamped;
     f32x16 shifted = clamped * 1.44269504f + magic;
     f32x16 n = shifted - magic;
