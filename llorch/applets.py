@@ -100,7 +100,8 @@ POOL_WORKER_WORDS = ("list", "spawn", "stop", "stop-all", "cleanup", "logs")
 # `llorch --model DIR --port 8001` is a worker: the flags that may stand first in such a line.
 WORKER_FLAGS = (
     *("--model", "--port", "--worker-id", "--callback-url", "--backend", "--gpu", "--bind", "--token-file"),
-    *("--insecure-lan", "--dtype", "--quantize", "--slots", "--context", "--threads", "--log-format"),
+    *("--insecure-lan", "--dtype", "--kernels", "--quantize", "--slots", "--context", "--kv-mib", "--threads"),
+    "--log-format",
 )
 
 

@@ -17,6 +17,7 @@ DRAFTS_MAX = 7
 DECODING_MAX = 8
 NGRAMS = (3, 2)
 INDEXED_TOKENS_MAX = 8192
+INDEXED_A_STEP_MAX = 256
 FIRST_LENGTH = 3
 MISSES_MAX = 5
 
@@ -87,14 +88,19 @@ class Drafter:
             self._rest = 2**self._misses - 1
 
     def _index(self, token_ids: list[int]) -> None:
-        """Note the n-grams that have got a token after them; the last ones of the sequence have none yet."""
-        for at in range(max(self._indexed, len(token_ids) - INDEXED_TOKENS_MAX), len(token_ids)):
+        """Note the n-grams that have got a token after them; the last ones of the sequence have none yet.
+
+        A long prompt is caught up with over several steps, so that none of them waits for it.
+        """
+        first = max(self._indexed, len(token_ids) - INDEXED_TOKENS_MAX)
+        end = min(len(token_ids), first + INDEXED_A_STEP_MAX)
+        for at in range(first, end):
             for size in NGRAMS:
                 if at >= size:
                     ngram = tuple(token_ids[at - size : at])
                     self._after.pop(ngram, None)
                     self._after[ngram] = at
-        self._indexed = len(token_ids)
+        self._indexed = end
         while len(self._after) > INDEXED_TOKENS_MAX * len(NGRAMS):
             del self._after[next(iter(self._after))]
 

@@ -12,6 +12,7 @@ from llorch.model.config import ModelConfig
 from llorch.model.kernels import packing
 from llorch.model.kernels.library import Isa, choose_isa, library_path
 from llorch.model.loaded import Dtype, Kernels, Quantize
+from llorch.model.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class Choice:
 
 def choose(
     config: ModelConfig,
+    recipe: Recipe,
     checkpoint: Checkpoint,
     *,
     kernels: Kernels,
@@ -54,7 +56,7 @@ def choose(
             )
         return Choice(_torch_dtype(dtype, checkpoint), quantize)
     isa = choose_isa(hardware.cpu_flags(), native.isa)
-    obstacle = _obstacle(config, native, isa, dtype)
+    obstacle = _obstacle(config, recipe, native, isa, dtype)
     wanted = kernels is Kernels.NATIVE or quantize is not Quantize.NONE
     if obstacle is None and isa is not None and native.directory is not None:
         if wanted or dtype is Dtype.BF16 or "F32" not in checkpoint.dtypes:
@@ -64,14 +66,14 @@ def choose(
     return Choice(_torch_dtype(dtype, checkpoint), Quantize.NONE)
 
 
-def _obstacle(config: ModelConfig, native: NativeKernels, isa: Isa | None, dtype: Dtype) -> str | None:
+def _obstacle(config: ModelConfig, recipe: Recipe, native: NativeKernels, isa: Isa | None, dtype: Dtype) -> str | None:
     if dtype is Dtype.FP32:
         return "they compute in bf16 or with int8 weights, not in fp32"
     if isa is None:
         return "this processor has neither AVX2 with FMA nor better"
     if native.directory is None or not library_path(native.directory, isa).is_file():
         return "this build has none for this processor"
-    misfit = packing.misfit(config)
+    misfit = packing.misfit(config, recipe)
     return None if misfit is None else f"the model does not fit them, {misfit}"
 
 

@@ -50,7 +50,7 @@ def load_model(
     config = read_config(directory)
     checkpoint = Checkpoint(directory)
     recipe = read_recipe(config, checkpoint)
-    choice = choose(config, checkpoint, kernels=kernels, dtype=dtype, quantize=quantize, native=native)
+    choice = choose(config, recipe, checkpoint, kernels=kernels, dtype=dtype, quantize=quantize, native=native)
     weights_bytes = _weights_bytes(recipe, choice)
     room = memory.fit(
         config,

@@ -14,6 +14,7 @@ import torch
 from variants import ROOT, built, load_native
 
 from llorch.base.errors import ConfigError, HostError, InvalidModel
+from llorch.batching.plan import Row, StepPlan
 from llorch.model import Dtype, Kernels, LoadedModel, NativeKernels, Quantize, hardware, load_model
 from llorch.model.kernels.library import NEEDED_FLAGS, Isa, choose_isa
 
@@ -134,10 +135,12 @@ def test_a_forced_variant(bf16_directories: Callable[[str], Path], avx2: NativeK
 def test_what_the_kernels_cannot_compute_is_refused_while_loading(
     write_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Biases in the feed-forward layers."""
+    """Biases in the feed-forward layers: torch computes them, asking for the kernels is refused."""
     directory = write_model("llama3", dtype=BF16, mlp_bias=True)
-    with pytest.raises(InvalidModel, match="have no bias in the feed-forward layers: use --kernels torch"):
-        load_native(monkeypatch, "avx2", directory)
+    native = NativeKernels(built(Isa.AVX2), "avx2")
+    assert load_model(directory, native=native, slots=2).capabilities.kernels == "torch"
+    with pytest.raises(InvalidModel, match="its feed-forward layers have biases"):
+        load_native(monkeypatch, "avx2", directory, kernels=Kernels.NATIVE)
 
 
 def test_progress_and_memory(bf16_directories: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +149,9 @@ def test_progress_and_memory(bf16_directories: Callable[[str], Path], monkeypatc
     model = load_native(monkeypatch, "avx2", bf16_directories("llama3"), slots=2, progress=seen.append)
     assert seen[0] == 0.0 and seen[-1] == 1.0 and seen == sorted(seen) and len(seen) > 5
     assert model.step_tokens == 512 and model.kv_blocks == 8
-    assert model.kv_bytes == 2 * 128 * 3 * 2 * (32 + 16) * 2  # two blocks tried while loading; keys padded to 32 values
+    assert model.kv_bytes == 0
+    model.runner.run(StepPlan((Row("a", 0, (5, 6), (), (1,)),)))
+    assert model.kv_bytes == 128 * 3 * 2 * (32 + 16) * 2  # keys are padded to 32 values
     model.runner.interrupt()
     model.runner.close()
     model.runner.close()

@@ -204,19 +204,28 @@ def test_an_interrupted_step_leaves_no_trace(write_model: Callable[..., Path], l
         ]
 
     expected = [model.runner.run(plan) for plan in parts((0, 1, 2))]
+    pestering, over = threading.Event(), threading.Event()
+
+    def pester() -> None:
+        while not over.is_set():
+            if pestering.wait(1.0):
+                model.runner.interrupt()
+                over.wait(0.0001)
+
+    thread = threading.Thread(target=pester)
+    thread.start()
     interruptions = 0
-    for attempt in range(100):
+    for attempt in range(20):
         for plan, drawn in zip(parts((5, 3 + attempt % 2, 6)), expected, strict=True):
-            timer = threading.Timer(attempt % 10 * 0.0002, model.runner.interrupt)
-            timer.start()
+            pestering.set()
             try:
                 got = model.runner.run(plan)
             except Interrupted:
                 interruptions += 1
-                timer.join()
+                pestering.clear()
                 got = model.runner.run(plan)
-            timer.join()
             assert got == drawn
-        if interruptions > 5:
-            break
+    over.set()
+    pestering.set()
+    thread.join()
     assert interruptions

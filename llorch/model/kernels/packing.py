@@ -20,8 +20,10 @@ HEAD_DIM_MAX = 512
 GROUP_MAX = 48
 
 
-def misfit(config: ModelConfig) -> str | None:
+def misfit(config: ModelConfig, recipe: Recipe) -> str | None:
     """Why the kernels cannot compute a model of this shape; None when they can."""
+    if any(layer.gate_up.bias or layer.down.bias for layer in recipe.layers):
+        return "its feed-forward layers have biases"
     for name, size in (("hidden size", config.hidden_size), ("head size", config.head_dim)):
         if size % UNIT:
             return f"its {name} {size} is no multiple of {UNIT}"
@@ -111,8 +113,6 @@ class _Packer:
             self.vector(VectorSlot.KEY_NORM, index, recipe.k_norm)
         self._bias(VectorSlot.QKV_BIAS, index, recipe.qkv)
         self._bias(VectorSlot.OUTPUT_BIAS, index, recipe.output)
-        if recipe.gate_up.bias or recipe.down.bias:
-            raise InvalidModel("the native kernels have no bias in the feed-forward layers: use --kernels torch")
         self._library.llorch_set_window(self._engine, index, recipe.window or 0)
 
     def matrix(self, slot: MatrixSlot, layer: int, matrix: Matrix) -> None:
