@@ -14,6 +14,7 @@ import torch
 from variants import ROOT, built, load_native
 
 from llorch.base.errors import ConfigError, HostError, InvalidModel
+from llorch.batching.plan import Row, StepPlan
 from llorch.model import Dtype, Kernels, LoadedModel, NativeKernels, Quantize, hardware, load_model
 from llorch.model.kernels.library import NEEDED_FLAGS, Isa, choose_isa
 
@@ -146,7 +147,9 @@ def test_progress_and_memory(bf16_directories: Callable[[str], Path], monkeypatc
     model = load_native(monkeypatch, "avx2", bf16_directories("llama3"), slots=2, progress=seen.append)
     assert seen[0] == 0.0 and seen[-1] == 1.0 and seen == sorted(seen) and len(seen) > 5
     assert model.step_tokens == 512 and model.kv_blocks == 8
-    assert model.kv_bytes == 2 * 128 * 3 * 2 * (32 + 16) * 2  # two blocks tried while loading; keys padded to 32 values
+    assert model.kv_bytes == 0
+    model.runner.run(StepPlan((Row("a", 0, tuple(range(130)), (), (1, 6)),)))
+    assert model.kv_bytes == 2 * 128 * 3 * 2 * (32 + 16) * 2  # two blocks; keys of 16 values take the room of 32
     model.runner.interrupt()
     model.runner.close()
     model.runner.close()
