@@ -150,8 +150,8 @@ def test_progress_and_memory(bf16_directories: Callable[[str], Path], monkeypatc
     assert seen[0] == 0.0 and seen[-1] == 1.0 and seen == sorted(seen) and len(seen) > 5
     assert model.step_tokens == 512 and model.kv_blocks == 8
     assert model.kv_bytes == 0
-    model.runner.run(StepPlan((Row("a", 0, (5, 6), (), (1,)),)))
-    assert model.kv_bytes == 128 * 3 * 2 * (32 + 16) * 2  # keys are padded to 32 values
+    model.runner.run(StepPlan((Row("a", 0, tuple(range(130)), (), (1, 6)),)))
+    assert model.kv_bytes == 2 * 128 * 3 * 2 * (32 + 16) * 2  # two blocks; keys of 16 values take the room of 32
     model.runner.interrupt()
     model.runner.close()
     model.runner.close()
