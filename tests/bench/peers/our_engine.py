@@ -21,6 +21,7 @@ from llorch.batching.blocks import BLOCK_POSITIONS, blocks_for
 from llorch.batching.plan import Copy, Draw, Row, StepPlan
 from llorch.batching.sequence import SamplingParams
 from llorch.host import runtime
+from llorch.model.kernels.runner import Runner as NativeRunner
 
 GREEDY = SamplingParams(temperature=0.0, seed=1)
 CHUNK = 512
@@ -83,9 +84,12 @@ class Engine:
         """Seconds that loading took, bytes of weights, and this process's memory: at its highest, and now."""
         status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         kib = {line.partition(":")[0]: line.split()[1] for line in status if line.startswith("Vm")}
+        weights = self.loaded.weights_bytes
+        if isinstance(self.loaded.runner, NativeRunner):  # what the library holds: scales of int8 weights included
+            weights = self.loaded.runner._library.llorch_weights_bytes(self.loaded.runner._engine)
         return {
             "load_s": self.load_s,
-            "weights_bytes": self.loaded.weights_bytes,
+            "weights_bytes": weights,
             "peak_mib": int(kib["VmHWM"]) / 1024,
             "resident_mib": int(kib["VmRSS"]) / 1024,
         }
