@@ -24,7 +24,13 @@ from torch.nn import functional
 
 TARGET = Path(__file__).resolve().parents[2] / "llorch" / "assets" / "demo"
 NOT_LEARNED = -100
+SEED = 7
 SHAPE = Shape()
+SHAPES = {
+    "demo": SHAPE,
+    # 10 million parameters, for measurements that a small model says little about; never shipped
+    "large": Shape(hidden_size=512, intermediate_size=1024, layers=4, heads=8, kv_heads=4),
+}
 TOKENS_PER_STEP = 2_048
 POOL_DOCUMENTS = 512
 HELD_OUT_BATCHES = 16
@@ -38,8 +44,9 @@ def main() -> None:
     torch.manual_seed(options.seed)
     torch.set_num_threads(options.threads)
     began = time.monotonic()
-    tokenizer = train_tokenizer(options.seed, SHAPE.vocab_size)
-    network = Llama(SHAPE)
+    shape = SHAPES[options.shape]
+    tokenizer = train_tokenizer(options.seed, shape.vocab_size)
+    network = Llama(shape)
     count = sum(weight.numel() for weight in network.parameters())
     print(f"parameters={count} vocab={tokenizer.get_vocab_size()} steps={options.steps}", flush=True)
     steps = train(network, tokenizer, options)
@@ -47,7 +54,7 @@ def main() -> None:
         for weight in network.parameters():
             weight.copy_(weight.bfloat16())  # what ships is what is evaluated
     loss, accuracy = held_out(network, tokenizer, options.seed + 1)
-    write_directory(options.out, network, tokenizer)
+    write_directory(options.out, network, tokenizer, shape)
     minutes = (time.monotonic() - began) / 60
     print(
         f"held_out_loss={loss:.4f} name_accuracy={accuracy:.4f} steps={steps} minutes={minutes:.1f} out={options.out}"
@@ -57,13 +64,19 @@ def main() -> None:
 def parse_options() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--shape", choices=sorted(SHAPES), default="demo", help="any other needs --out")
     parser.add_argument("--steps", type=int, default=2250)
     parser.add_argument("--minutes", type=float, default=20.0, help="end sooner, at a lower rate, when time runs out")
     parser.add_argument("--rate", type=float, default=3e-3, help="highest learning rate")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=TARGET)
-    return parser.parse_args()
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    if options.out is None:
+        if options.shape != "demo":
+            parser.error("--out is needed: only the demo model ships")
+        options.out = TARGET
+    return options
 
 
 def train_tokenizer(seed: int, vocab_size: int) -> Tokenizer:
@@ -214,7 +227,7 @@ def held_out(network: Llama, tokenizer: Tokenizer, seed: int) -> tuple[float, fl
     return torch.stack(losses).mean().item(), sum(right) / len(right)
 
 
-def write_directory(out: Path, network: Llama, tokenizer: Tokenizer) -> None:
+def write_directory(out: Path, network: Llama, tokenizer: Tokenizer, shape: Shape = SHAPE) -> None:
     """The model directory as the worker and the hub's readers expect it, and the hashes of its files."""
     out.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(out / "tokenizer.json"))
@@ -222,13 +235,13 @@ def write_directory(out: Path, network: Llama, tokenizer: Tokenizer) -> None:
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
     (out / "model.safetensors").chmod(0o644)  # the writer makes it private
     end_of_text, end = special_id(tokenizer, samples.END_OF_TEXT), special_id(tokenizer, samples.END)
-    write_json(out / "config.json", config_of(SHAPE, [end_of_text, end]))
+    write_json(out / "config.json", config_of(shape, [end_of_text, end]))
     write_json(out / "generation_config.json", {"eos_token_id": [end_of_text, end], "max_new_tokens": 256})
     write_json(
         out / "tokenizer_config.json",
         {
             "tokenizer_class": "PreTrainedTokenizerFast",
-            "model_max_length": SHAPE.positions_max,
+            "model_max_length": shape.positions_max,
             "bos_token": None,
             "eos_token": samples.END_OF_TEXT,
             "add_bos_token": False,

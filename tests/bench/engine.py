@@ -7,7 +7,6 @@ each key means. Run: ./install.sh bench engine [--shape NAME | --model DIR] [--p
 from __future__ import annotations
 
 import argparse
-import fcntl
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -232,18 +231,6 @@ def _measure(args: argparse.Namespace) -> bool:
     return all(done)
 
 
-@contextmanager
-def _alone() -> Iterator[None]:
-    """Two runs at once would build into the same folders, and measure each other. Raises HostError."""
-    WORK.mkdir(parents=True, exist_ok=True)
-    with open(WORK / "lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise HostError("another run of this benchmark is at work here") from None
-        yield
-
-
 def _did(name: str, job: Side) -> bool:
     """One that fails costs its own figures and not the others'."""
     try:
@@ -258,7 +245,7 @@ def main() -> int:
     """The exit code: 0, or 1 after a line for each thing that could not be measured."""
     args = _arguments()
     try:
-        with _alone():
+        with machine.alone(WORK):
             return 0 if _measure(args) else 1
     except LlorchError as problem:
         print(f"llorch: {problem.message}", file=sys.stderr)

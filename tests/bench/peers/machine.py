@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import platform
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -81,6 +84,18 @@ def bandwidth_gb_s(reader: Path, threads: int) -> float:
     if done.returncode:
         raise HostError(f"the memory could not be read: exit code {done.returncode}")
     return float(done.stdout)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Two runs at once would build into the same folders, and measure each other. Raises HostError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise HostError("another benchmark is at work here") from None
+        yield
 
 
 class Others:

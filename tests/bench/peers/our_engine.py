@@ -21,6 +21,7 @@ from llorch.batching.blocks import BLOCK_POSITIONS, blocks_for
 from llorch.batching.plan import Copy, Draw, Row, StepPlan
 from llorch.batching.sequence import SamplingParams
 from llorch.host import runtime
+from llorch.model.kernels.runner import Runner as NativeRunner
 
 GREEDY = SamplingParams(temperature=0.0, seed=1)
 CHUNK = 512
@@ -30,8 +31,9 @@ WARM_UP_STEPS = 2
 class Engine:
     """A model and the blocks of its sequences."""
 
-    def __init__(self, loaded: model.LoadedModel) -> None:
+    def __init__(self, loaded: model.LoadedModel, load_s: float) -> None:
         self.loaded = loaded
+        self.load_s = load_s
         self.blocks = blocks_for(loaded.context_length)
         self.filled = 0
         self.chance = random.Random(1)
@@ -78,6 +80,20 @@ class Engine:
         self.loaded.runner.run(plan)
         return {"tokens_per_s": tokens / (perf_counter() - began)}
 
+    def footprint(self) -> dict[str, Any]:
+        """Seconds that loading took, bytes of weights, and this process's memory: at its highest, and now."""
+        status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        kib = {line.partition(":")[0]: line.split()[1] for line in status if line.startswith("Vm")}
+        weights = self.loaded.weights_bytes
+        if isinstance(self.loaded.runner, NativeRunner):  # what the library holds: scales of int8 weights included
+            weights = self.loaded.runner._library.llorch_weights_bytes(self.loaded.runner._engine)
+        return {
+            "load_s": self.load_s,
+            "weights_bytes": weights,
+            "peak_mib": int(kib["VmHWM"]) / 1024,
+            "resident_mib": int(kib["VmRSS"]) / 1024,
+        }
+
     def likeliest(self, prompt: list[int], text: list[int]) -> dict[str, Any]:
         """The likeliest token after the prompt, and after every token of the text but the last."""
         whole = (*prompt, *text[:-1])
@@ -89,6 +105,7 @@ class Engine:
 
 
 def _load(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    began = perf_counter()
     try:
         loaded = model.load_model(
             args.model,
@@ -102,13 +119,15 @@ def _load(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
         )
     except LlorchError as problem:
         raise ValueError(problem.message) from None
+    load_s = perf_counter() - began
     if loaded.kv_blocks < loaded.slots * blocks_for(loaded.context_length):
         raise ValueError(f"memory has no room for {loaded.slots} sequences of {loaded.context_length} positions")
-    engine = Engine(loaded)
+    engine = Engine(loaded, load_s)
     engine.prefill(64)
     has = loaded.capabilities
     facts = {"kernels": has.kernels, "isa": has.isa or "-", "dtype": has.dtype, "quantize": has.quantize}
-    return facts, {"decode": engine.decode, "prefill": engine.prefill, "likeliest": engine.likeliest}
+    measures = (engine.decode, engine.prefill, engine.likeliest, engine.footprint)
+    return facts, {measure.__name__: measure for measure in measures}
 
 
 def main() -> None:
