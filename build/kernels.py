@@ -22,6 +22,7 @@ OUT = ROOT / "build" / "out" / "kernels"
 # -ffp-contract=off: the bits of a sum must not depend on where the compiler saw a chance to fuse.
 COMMON = (
     *("-std=c++20", "-O3", "-fPIC", "-shared", "-pthread", "-ffp-contract=off", "-fno-math-errno"),
+    "-fno-strict-aliasing",  # packed rows are written as values and read as pairs or quads of them
     *("-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi", "-Wno-ignored-attributes"),
 )
 AVX512 = ("-march=x86-64-v4", "-mavx512bf16", "-mavx512vnni")

@@ -129,11 +129,12 @@ class Cache:
         Nobody knows at which token a label's text ends; they are spread evenly, so that when the tree is cut back from
         its leaves the shorter beginnings stay known for longer.
         """
-        path = self._paths[sequence.job_id][: blocks_for(sequence.prompt_length)]
-        count = len(sequence.labels)
+        path = self._paths[sequence.job_id]
+        blocks, count = blocks_for(sequence.prompt_length), len(sequence.labels)
         for number, label in enumerate(sequence.labels, 1):
-            if path:
-                self.tree.label(path[-(-len(path) * number // count) - 1], (label,))
+            at = -(-blocks * number // count) - 1
+            if at < len(path):  # of a prompt that was left early only the shorter beginnings are here
+                self.tree.label(path[at], (label,))
 
     def keep(self, sequence: Sequence) -> None:
         """It leaves; all it computed stays in the tree, its partial end too."""

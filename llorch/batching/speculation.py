@@ -1,7 +1,7 @@
 """Prompt lookup: what followed the last tokens earlier in the same sequence is drafted and verified in one pass.
 
 A draw depends on the tokens before it and on (seed, index) only, so a draft that equals the draw after it changes
-nothing but the number of passes. Which drafts are made depends on the sequence's own tokens and verdicts only.
+nothing but the number of passes. How many are made depends on the batch, too.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Drafter:
         self._rest = 0
 
     def draft(self, token_ids: list[int], limit: int) -> tuple[int, ...]:
-        """Up to `limit` tokens that may follow these. Asked again, the same again."""
+        """Up to `limit` tokens that may follow these. Changes no output, whatever it says."""
         count = min(self._length, limit)
         if self._rest or count < 1:
             return ()

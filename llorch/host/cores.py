@@ -53,13 +53,12 @@ class Cores:
             return
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if os.fstat(descriptor).st_size < SIZE_BYTES:
-                os.ftruncate(descriptor, SIZE_BYTES)
+            os.posix_fallocate(descriptor, 0, SIZE_BYTES)  # else a full /dev/shm kills who writes to it
             self._claim(mmap.mmap(descriptor, SIZE_BYTES))
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # the mapping keeps a duplicate, so closing would not unlock
         except OSError:
             pass  # no room in the shared memory: alone
         finally:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)  # the mapping keeps a duplicate, so closing would not unlock
             os.close(descriptor)
 
     def _claim(self, pages: mmap.mmap) -> None:

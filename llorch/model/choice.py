@@ -25,12 +25,15 @@ class NativeKernels:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What computes. `library` and `isa` are None for the torch graph; `dtype` is never AUTO."""
+    """What computes. `library` and `isa` are None for the torch graph, and `obstacle` says why the native kernels were
+    not taken when nobody asked for torch; `dtype` is never AUTO.
+    """
 
     dtype: Dtype
     quantize: Quantize
     library: Path | None = None
     isa: Isa | None = None
+    obstacle: str | None = None
 
     @property
     def weight_bytes(self) -> int:
@@ -61,9 +64,10 @@ def choose(
     if obstacle is None and isa is not None and native.directory is not None:
         if wanted or dtype is Dtype.BF16 or "F32" not in checkpoint.dtypes:
             return Choice(Dtype.BF16, quantize, library_path(native.directory, isa), isa)
+        obstacle = "the model is stored in fp32: --dtype bf16 would let them compute it"
     elif wanted:
         raise InvalidModel(f"the native kernels cannot be used here: {obstacle}")
-    return Choice(_torch_dtype(dtype, checkpoint), Quantize.NONE)
+    return Choice(_torch_dtype(dtype, checkpoint), Quantize.NONE, obstacle=obstacle)
 
 
 def _obstacle(config: ModelConfig, recipe: Recipe, native: NativeKernels, isa: Isa | None, dtype: Dtype) -> str | None:
@@ -72,7 +76,7 @@ def _obstacle(config: ModelConfig, recipe: Recipe, native: NativeKernels, isa: I
     if isa is None:
         return "this processor has neither AVX2 with FMA nor better"
     if native.directory is None or not library_path(native.directory, isa).is_file():
-        return "this build has none for this processor"
+        return "this build has none for this processor (from sources: python build/kernels.py)"
     misfit = packing.misfit(config, recipe)
     return None if misfit is None else f"the model does not fit them, {misfit}"
 

@@ -12,6 +12,8 @@ from llorch.base.errors import InvalidModel
 from llorch.model.families import FAMILIES, Family
 from llorch.model.rope import Rope, RopeScaling, read_rope
 
+LAYERS_MAX = 1024
+
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
@@ -77,6 +79,8 @@ def parse_config(raw: Mapping[str, Any], generation: Mapping[str, Any]) -> Model
     if raw.get("hidden_act", "silu") != "silu":
         raise InvalidModel(f"activation {raw['hidden_act']!r} is not supported, only 'silu'")
     layers = _positive(raw, "num_hidden_layers")
+    if layers > LAYERS_MAX:
+        raise InvalidModel(f"config.json: num_hidden_layers must be at most {LAYERS_MAX}")
     heads = _positive(raw, "num_attention_heads")
     hidden_size = _positive(raw, "hidden_size")
     kv_heads = _positive(raw, "num_key_value_heads", heads)

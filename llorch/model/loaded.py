@@ -93,7 +93,8 @@ class LoadedModel:
     """A model ready to run with `threads` threads.
 
     `context_length` is in positions of one sequence. `kv_blocks` blocks of 128 positions are there for all slots
-    together: at least one whole context, and fewer than `slots` whole contexts where memory is short.
+    together: at least one whole context, and fewer than `slots` whole contexts where memory is short. `obstacle`: why
+    the native kernels do not compute it, though torch was not asked for.
     """
 
     config: ModelConfig
@@ -105,6 +106,7 @@ class LoadedModel:
     slots: int
     kv_blocks: int
     threads: int
+    obstacle: str | None = None
 
     @property
     def kv_bytes(self) -> int:

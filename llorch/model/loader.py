@@ -82,6 +82,7 @@ def load_model(
         slots=slots,
         kv_blocks=room.blocks,
         threads=threads,
+        obstacle=choice.obstacle,
     )
 
 

@@ -47,8 +47,8 @@ def fit(
         blocks = min(blocks, kv_bytes // block_bytes)
     if blocks < blocks_for(least):
         raise InsufficientMemory(
-            f"a context of {least} positions needs {_gib(blocks_for(least) * block_bytes)} GiB of cache, "
-            f"{_gib(blocks * block_bytes)} GiB are allowed"
+            f"a context of {least} positions needs {-(-blocks_for(least) * block_bytes // (1 << 20))} MiB of cache: "
+            f"allow more (--kv-mib) or ask for less (--context)"
         )
     if context is None:
         context = min(config.context_length, max(least, blocks // slots * BLOCK_POSITIONS))

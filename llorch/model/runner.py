@@ -12,7 +12,7 @@ class Runner(Protocol):
 
     @property
     def promises_row_invariance(self) -> bool:
-        """Is it made so that a row gets the same bits in any company? Whether it does is tried while loading."""
+        """Is it made so that a row gets the same bits in any company? (On torch it is tried while loading besides.)"""
         ...
 
     @property

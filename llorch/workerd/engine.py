@@ -233,9 +233,9 @@ class Engine:
 
     def _step(self, plan: StepPlan) -> None:
         began = self._clock.now()
-        self._prefilling = frozenset(
-            self._live[row.job_id].outlet for row in plan.rows if len(row.token_ids) >= INTERRUPTIBLE_TOKENS_MIN
-        )
+        # Only a step that is nobody else's: what others have computed in it would be thrown away, too.
+        long = [row for row in plan.rows if len(row.token_ids) >= INTERRUPTIBLE_TOKENS_MIN]
+        self._prefilling = frozenset(self._live[row.job_id].outlet for row in long if len(plan.rows) == 1)
         try:
             drawn = self._runner.run(plan)
         except Interrupted:

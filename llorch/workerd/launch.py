@@ -108,7 +108,11 @@ def parser(prog: str) -> argparse.ArgumentParser:
     add("--slots", type=int, help=f"sequences at the same time (default {SLOTS_DEFAULT})")
     add("--kv-mib", type=int, metavar="MIB", help="memory for keys and values (default: as slots and context need)")
     add("--context", type=int, help="positions per sequence (default: the model's own, as memory allows)")
-    add("--threads", type=int, help="CPU threads of the model (default: as fits its size and this machine)")
+    add(
+        "--threads",
+        type=int,
+        help="CPU threads, at most one a processor (default: as fits model and machine)",
+    )
     add("--log-format", help="text or json (default text)")
     return made
 

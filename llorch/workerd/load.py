@@ -8,7 +8,7 @@ from typing import Any
 import llorch
 from llorch.base.clock import SystemClock
 from llorch.batching.planner import Planner
-from llorch.host import runtime
+from llorch.host import process, runtime
 from llorch.host.cores import Cores, shared_path
 from llorch.model import (
     Dtype,
@@ -64,7 +64,8 @@ def load(launch: Launch, model: Model, progress: Callable[[float], None]) -> Loa
         torch_needed=lambda: runtime.ensure("torch"),
         slots=launch.slots,
         context=launch.context,
-        threads=launch.threads,
+        # More threads than processors only wait for each other.
+        threads=None if launch.threads is None else min(launch.threads, process.processors_allowed()),
         active=Cores(shared_path()).share,
         progress=progress,
     )

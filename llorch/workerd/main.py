@@ -68,6 +68,8 @@ def _run(asked: Launch, status: StatusFile) -> int:
         from llorch.workerd import load
 
         loaded = load.load(asked, model, status.loading)
+        if loaded.obstacle is not None:
+            log.event(_log, "computing with torch, not with the native kernels", reason=loaded.obstacle)
         with asyncio.Runner(loop_factory=_loop_factory()) as loop:
             return loop.run(_serve(asked, model, loaded, tokens, sock, find, status))
     finally:

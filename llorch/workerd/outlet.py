@@ -1,6 +1,6 @@
 """The event loop's end of one sequence: the step thread's pieces wait here until the HTTP handler takes them.
 
-Loss-free and bounded: a backlog past `PIECES_MAX` is merged into its last portion, so that a reader who stands still
+Loss-free and bounded: a backlog past `PIECES_MAX` is merged, so that a reader who stands still
 costs the text of his own sequence and nothing per token; the write deadline cuts him off. Log probabilities do cost per
 token: of those a portion takes no more than fit a frame.
 """
@@ -81,6 +81,7 @@ class Outlet:
         self.drawn = 0
         self.ending: Ending | None = None
         self._portions: collections.deque[Portion] = collections.deque()
+        self._compact_above = PIECES_MAX
         self._changed = asyncio.Event()
 
     @property
@@ -110,7 +111,10 @@ class Outlet:
             self.first_token_at = update.at if self.first_token_at is None else self.first_token_at
             self.last_token_at = update.at
         if update.piece is not None:
-            self._append(Portion(update.piece.text, update.piece.token_ids, update.logprobs))
+            logprobs = update.logprobs
+            if len(logprobs) > LOGPROBS_A_PORTION_MAX:  # tokens without text came in one piece: a frame has its limit
+                logprobs = tuple(Drawn(one.token_id, one.logprob) for one in logprobs)
+            self._append(Portion(update.piece.text, update.piece.token_ids, logprobs))
         self.ending = update.ending
         if update.piece is not None or update.ending is not None:
             self._changed.set()
@@ -124,11 +128,26 @@ class Outlet:
             self._changed.set()
 
     def _append(self, portion: Portion) -> None:
-        if len(self._portions) >= PIECES_MAX:
-            last = self._portions[-1]
-            if len(last.logprobs) + len(portion.logprobs) <= LOGPROBS_A_PORTION_MAX:
-                portion = self._portions.pop().with_next(portion)
         self._portions.append(portion)
+        if len(self._portions) > self._compact_above:
+            self._compact()
+
+    def _compact(self) -> None:
+        """Merge neighbours two by two, which halves the backlog: adding to one ever longer piece would cost its length
+        for each token, and stop the loop that has to notice that nobody reads.
+        """
+        merged: list[Portion] = []
+        is_pair = False
+        for portion in self._portions:
+            fits = merged and len(merged[-1].logprobs) + len(portion.logprobs) <= LOGPROBS_A_PORTION_MAX
+            if fits and not is_pair:
+                merged[-1] = merged[-1].with_next(portion)
+                is_pair = True
+            else:
+                merged.append(portion)
+                is_pair = False
+        self._portions = collections.deque(merged)
+        self._compact_above = max(PIECES_MAX, 2 * len(merged))
 
     async def wait(self, timeout_s: float) -> Taken:
         """Until there is a piece or the ending, at most `timeout_s`."""
@@ -143,6 +162,7 @@ class Outlet:
         """All that waits; it counts as sent."""
         portions = list(self._portions)
         self._portions.clear()
+        self._compact_above = PIECES_MAX
         self.tokens_sent += sum(len(portion.token_ids) for portion in portions)
         if self.ending is None:
             self._changed.clear()

@@ -276,11 +276,20 @@ def test_labels_tell_what_is_kept() -> None:
         step(planner)
     assert planner.labels(9) == ("whole", "half") and planner.labels(1) == ("whole",)
     planner.cache.tree.evict()
-    assert planner.labels(9) == ("whole", "half"), "attached before the partial end was there"
-    planner.cache.tree.evict()
     assert planner.labels(9) == ("half",)
     planner.cache.tree.evict()
     assert planner.labels(9) == ()
+
+
+def test_a_prompt_left_early_is_not_told_as_whole() -> None:
+    """Cancelled after 256 of 1000 tokens: of four labels, each a quarter more, only the first is here."""
+    planner = Planner(slots=1, context=1024, step_tokens_max=64)
+    sequence = Sequence("a", tuple(range(1000)), 1, labels=("q1", "q2", "q3", "q4"))
+    planner.add(sequence)
+    while sequence.computed < 256:
+        step(planner)
+    planner.cancel("a")
+    assert planner.labels(9) == ("q1",)
 
 
 def test_idle_blocks_are_bounded() -> None:

@@ -115,7 +115,7 @@ def test_the_best_variant_is_chosen() -> None:
     assert choose_isa(every, "") is Isa.AMX
     assert choose_isa(every - {"amx_int8"}, None) is Isa.AVX512
     assert choose_isa(every - {"avx512_bf16"}, None) is Isa.AVX2
-    assert choose_isa(every - {"fma"}, "avx512") is Isa.AVX512
+    assert choose_isa(every - {"amx_tile"}, "avx512") is Isa.AVX512
     assert choose_isa((), None) is None
     for isa in Isa:
         assert choose_isa(every, isa.value) is isa

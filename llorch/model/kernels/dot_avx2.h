@@ -12,7 +12,7 @@ using act = float;     // activations that meet bf16 weights
 using qact = int16_t;  // activations that meet int8 weights
 constexpr int QACT_ZERO = 0;
 constexpr const char* ISA_NAME = "avx2";
-constexpr int ROWS_PASS = 40;  // rows of activations per visit to a group of columns: eight times five
+constexpr int ROWS_PASS = 40;  // rows of activations per visit to a group of columns: ten times four
 
 namespace detail {
 
@@ -107,7 +107,7 @@ void dot(const X* x, size_t x_stride, int rows, const W* w, size_t w_stride, int
         const int take = (rows + blocks - 1) / blocks;
 #define ROWS(M) \
     case M: detail::dot_rows<M>(x, x_stride, w, w_stride, tiles, steps, out, out_stride); break;
-        switch (take) { ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) }
+        switch (take) { ROWS(1) ROWS(2) ROWS(3) ROWS(4) }
 #undef ROWS
         x += take * x_stride;
         out += take * out_stride;

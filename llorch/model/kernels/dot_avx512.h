@@ -60,8 +60,8 @@ inline int rows_at_once(int rows) { return rows <= 24 ? rows : 12; }
 // out[m][n] = sum over k of x[m][k] * w[k][n]; `steps` of 2 (bf16) or 4 (int8) values of K; strides in elements.
 template <class X, class W, class Out>
 void dot(const X* x, size_t x_stride, int rows, const W* w, size_t w_stride, int tiles, int steps, Out* out, size_t out_stride) {
-    while (rows > 0) {
-        const int take = rows_at_once(rows);
+    for (const int most = rows_at_once(rows); rows > 0;) {
+        const int take = rows < most ? rows : most;
 #define ROWS(M) \
     case M: detail::dot_rows<M>(x, x_stride, w, w_stride, tiles, steps, out, out_stride); break;
         switch (take) {

@@ -2,10 +2,6 @@
 //
 // One pass is one run of the team with barriers between the phases of a layer. A row's bits depend on its token, its
 // position and the positions before it; not on other rows, on how the work is shared, or on what was computed when.
-#include <sys/mman.h>
-
-#include <new>
-
 #if defined(LLORCH_ISA_AMX)
 #include "dot_amx.h"
 #elif defined(LLORCH_ISA_AVX512)
@@ -13,6 +9,7 @@
 #else
 #include "dot_avx2.h"
 #endif
+#include "arena.h"
 #include "attention.h"
 #include "pack.h"
 #include "sample.h"
@@ -48,35 +45,6 @@ struct Layer {
     Matrix qkv, output, gate_up, down;
     float *attention_norm, *mlp_norm, *query_norm = nullptr, *key_norm = nullptr;
     int window = 0;
-};
-
-constexpr size_t HUGE_PAGE = size_t(2) << 20;
-
-class Arena {  // zeroed memory in huge pages, taken from the front; pages come when they are first written
-  public:
-    explicit Arena(size_t size) : size_((size + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE) {
-        void* at = mmap(nullptr, size_ + HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (at == MAP_FAILED) throw std::bad_alloc();
-        mapped_ = static_cast<char*>(at);
-        base_ = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(at) + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1));
-        madvise(base_, size_, MADV_HUGEPAGE);
-    }
-    ~Arena() { munmap(mapped_, size_ + HUGE_PAGE); }
-    Arena(const Arena&) = delete;
-
-    template <class T>
-    T* take(size_t count) {
-        used_ = (used_ + 63) & ~size_t(63);
-        T* result = reinterpret_cast<T*>(base_ + used_);
-        used_ += count * sizeof(T);
-        if (used_ > size_) throw std::bad_alloc();
-        return result;
-    }
-    size_t used() const { return used_; }
-
-  private:
-    size_t size_, used_ = 0;
-    char *mapped_, *base_;
 };
 
 class Engine {

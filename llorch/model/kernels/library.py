@@ -26,12 +26,13 @@ class Isa(Enum):
     AVX2 = "avx2"
 
 
-# In the words of /proc/cpuinfo: all of these must be there.
-_AVX512 = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16", "avx512_vnni", "f16c")
+# In the words of /proc/cpuinfo, all that the variants are compiled for (x86-64-v3, x86-64-v4 and more).
+_AVX2 = ("avx2", "fma", "f16c", "bmi1", "bmi2", "movbe", "abm")
+_AVX512 = (*_AVX2, "avx512f", "avx512bw", "avx512cd", "avx512vl", "avx512dq", "avx512_bf16", "avx512_vnni")
 NEEDED_FLAGS = {
     Isa.AMX: (*_AVX512, "amx_tile", "amx_bf16", "amx_int8"),
     Isa.AVX512: _AVX512,
-    Isa.AVX2: ("avx2", "fma", "f16c", "bmi2"),
+    Isa.AVX2: _AVX2,
 }
 
 

@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Callable
 from pathlib import Path
 
-from llorch.base.errors import InsufficientMemory, InvalidModel
+from llorch.base.errors import InsufficientMemory
 from llorch.model.checkpoint import Checkpoint, StoredTensor
 from llorch.model.config import ModelConfig
 from llorch.model.kernels import library as native
@@ -24,6 +24,10 @@ def misfit(config: ModelConfig, recipe: Recipe) -> str | None:
     """Why the kernels cannot compute a model of this shape; None when they can."""
     if any(layer.gate_up.bias or layer.down.bias for layer in recipe.layers):
         return "its feed-forward layers have biases"
+    for layer in recipe.layers:
+        for matrix in (layer.qkv, layer.output, layer.gate_up, layer.down):
+            if len({part.tensor.dtype for part in matrix.parts}) > 1:
+                return "parts of one matrix are stored in different dtypes"
     for name, size in (("hidden size", config.hidden_size), ("head size", config.head_dim)):
         if size % UNIT:
             return f"its {name} {size} is no multiple of {UNIT}"
@@ -71,7 +75,9 @@ def load(
     )
     engine = library.llorch_create(ctypes.byref(shape), threads)
     if not engine:
-        raise InsufficientMemory("the system refused the memory for weights and cache")
+        raise InsufficientMemory(
+            "the system refused the memory for weights and cache: try less --context, --slots or --kv-mib"
+        )
     packer = _Packer(library, engine, checkpoint, recipe.values, progress)
     for index, layer in enumerate(recipe.layers):
         packer.layer(index, layer)
@@ -117,14 +123,12 @@ class _Packer:
 
     def matrix(self, slot: MatrixSlot, layer: int, matrix: Matrix) -> None:
         """Pack one matrix, with all threads."""
-        types = {part.tensor.dtype for part in matrix.parts}
-        if len(types) != 1:
-            raise InvalidModel("the parts of one matrix are stored in different dtypes")
         parts = (native.Part * len(matrix.parts))()
         for row, part in zip(parts, matrix.parts, strict=True):
             row.data = self._address(part.tensor, part.rows.start * matrix.inputs)
             row.rows = len(part.rows)
-        self._library.llorch_pack(self._engine, slot, layer, parts, len(parts), STORED_TYPES[types.pop()])
+        stored = STORED_TYPES[matrix.parts[0].tensor.dtype]
+        self._library.llorch_pack(self._engine, slot, layer, parts, len(parts), stored)
         for part in matrix.parts:
             self._checkpoint.drop_pages(part.tensor)
         self._packed += matrix.outputs * matrix.inputs

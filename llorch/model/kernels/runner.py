@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Callable, Iterable
 from itertools import chain
 
+from llorch.batching.blocks import BLOCK_POSITIONS, blocks_for
 from llorch.batching.plan import Draw, Drawn, Interrupted, Row, StepPlan
 from llorch.model.checkpoint import Checkpoint
 from llorch.model.kernels.library import Batch, DrawBatch, DrawnToken, DrawSpec, Shape, Span
@@ -96,10 +97,12 @@ class Runner:
             first += len(row.token_ids)
             draw_rows += range(first - len(row.draws), first)
             blocks_at += len(row.blocks)
-            self._blocks_touched.update(row.blocks[row.start // 128 :])
+            assert len(row.blocks) >= blocks_for(row.positions.stop)
+            self._blocks_touched.update(row.blocks[row.start // BLOCK_POSITIONS :])
         blocks = _ints(chain.from_iterable(row.blocks for row in rows))
         assert min(blocks) >= 0 and max(blocks) < self._blocks_max
         copies = _ints(chain.from_iterable((copy.source, copy.target) for copy in plan.copies))
+        assert min(copies) >= 0 and max(copies) < self._blocks_max
         tokens = _ints(chain.from_iterable(row.token_ids for row in rows))
         assert min(tokens) >= 0 and max(tokens) < self._vocab
         batch = Batch(
