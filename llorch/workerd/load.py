@@ -98,11 +98,9 @@ def facts_of(loaded: LoadedModel, launch: Launch, model: Model) -> Facts:
     )
 
 
-def engine_of(
-    loaded: LoadedModel, clock: SystemClock, *, publish: Callable[[list[Update]], None], died: Callable[[], None]
-) -> Engine:
-    """The step thread of a loaded model, not started yet."""
-    planner = Planner(
+def planner_of(loaded: LoadedModel) -> Planner:
+    """The planner that fits a loaded model: its slots, its blocks, and what its runner does well."""
+    return Planner(
         slots=loaded.slots,
         context=loaded.context_length,
         step_tokens_max=loaded.step_tokens,
@@ -112,4 +110,10 @@ def engine_of(
         cheap_rows=loaded.cheap_rows,
         long_from=loaded.config.long_from,
     )
-    return Engine(planner, loaded.runner, clock, publish=publish, died=died)
+
+
+def engine_of(
+    loaded: LoadedModel, clock: SystemClock, *, publish: Callable[[list[Update]], None], died: Callable[[], None]
+) -> Engine:
+    """The step thread of a loaded model, not started yet."""
+    return Engine(planner_of(loaded), loaded.runner, clock, publish=publish, died=died)

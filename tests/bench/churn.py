@@ -28,6 +28,7 @@ from llorch.batching.sequence import SamplingParams, Sequence, StopReason
 from llorch.host import runtime
 from llorch.model import LoadedModel
 from llorch.model.config import read_config
+from llorch.workerd.load import planner_of
 
 SLOTS = 8
 CONTEXT = 512
@@ -143,16 +144,7 @@ class Churn:
         self.chance = Random(seed)
         self.jobs = Jobs(loaded, self.chance)
         self.seen: Counter[str] = Counter()
-        self.planner = Planner(
-            slots=loaded.slots,
-            context=loaded.context_length,
-            step_tokens_max=loaded.step_tokens,
-            blocks=loaded.kv_blocks,
-            idle_max=loaded.idle_blocks_max,
-            drafts_max=loaded.drafts_max,
-            cheap_rows=loaded.cheap_rows,
-            long_from=loaded.config.long_from,
-        )
+        self.planner = planner_of(loaded)
         self._texts: dict[str, list[int]] = {}
         self._expected: dict[str, Text] = {}
 
