@@ -12,7 +12,7 @@ from llorch.core.events import CatalogRead
 from llorch.core.fleet import Worker
 from llorch.core.job import JobRecord, JobSpec, JobState
 from llorch.core.placement import hard_misfit, pin_problem, takes, usable
-from llorch.core.policy import Admit, QueueView, TaskView, WhenFull
+from llorch.core.policy import QueueView, TaskView, WhenFull
 from llorch.core.settings import UNBOUNDED
 from llorch.core.state import LiveJob, State
 from llorch.core.timers import Bell
@@ -112,8 +112,9 @@ def _refused(state: State, job: LiveJob) -> bool:
         refuse(state, job, errors.DeadlineUnmet.code, "the deadline has passed already")
     elif (problem := pin_problem(state.fleet, spec.wishes, spec.model)) is not None:
         refuse(state, job, problem.code, problem.message)
-    elif state.policy.admit(job.view) is Admit.REJECT:
-        refuse(state, job, errors.AdmissionRejected.code, "the admission policy rejected the job", retry_after_s(state))
+    elif (rejection := state.policy.admit(job.view)) is not None:
+        wait_s = retry_after_s(state) if rejection.retry_after_s is None else rejection.retry_after_s
+        refuse(state, job, errors.AdmissionRejected.code, rejection.message, wait_s)
     else:
         return False
     return True

@@ -10,8 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from llorch.base.ids import JobId, PoolId, WorkerId
+from llorch.base.ids import JobId, PoolId, SessionId, TenantId, WorkerId
 from llorch.core.job import Ending, JobRecord
+from llorch.core.policy import Hook
+from llorch.core.session import SessionRecord
+from llorch.core.tenant import UsageRecord
 from llorch.core.worker import WorkerRecord
 
 
@@ -43,7 +46,23 @@ class Decision:
     note: str = ""
 
 
-Record = JobRecord | WorkerRecord | WorkerForgotten | PoolRecord | PoolDropped | Decision
+@dataclass(frozen=True, slots=True)
+class SessionForgotten:
+    tenant: TenantId
+    session_id: SessionId
+
+
+Record = (
+    JobRecord
+    | WorkerRecord
+    | WorkerForgotten
+    | PoolRecord
+    | PoolDropped
+    | SessionRecord
+    | SessionForgotten
+    | UsageRecord
+    | Decision
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +180,14 @@ class DrainWorker:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Put a question to the policy script; `hook` is one of the seven, `view` is plain data."""
+    """Put a question to the policy script: answer with PolicyAnswered or PolicyFailed.
+
+    `arguments` are the function's, by name and in order, as plain data (see hooks).
+    """
 
     ask_id: int
-    hook: str
-    view: dict[str, object]
+    hook: Hook
+    arguments: dict[str, object]
 
 
 Effect = (

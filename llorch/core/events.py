@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from llorch.base.ids import JobId, ModelId, PoolId, TenantId, WorkerId
+from llorch.base.ids import JobId, ModelId, PoolId, SessionId, TenantId, WorkerId
+from llorch.core.hooks import Answer
 from llorch.core.job import Failure, JobRecord, JobSpec, Result
+from llorch.core.policy import Hook
+from llorch.core.session import SessionLimits, SessionRecord
+from llorch.core.tenant import TenantLimits, UsageRecord
 from llorch.core.worker import Load, WorkerRecord, WorkerSpec
 
 
@@ -176,14 +181,64 @@ class Restarted:
     pools: tuple[PoolRegistered, ...]
     relayed: dict[JobId, Relayed]
     keys: tuple[tuple[TenantId, str, JobId], ...] = ()
+    sessions: tuple[SessionRecord, ...] = ()
+    usage: tuple[UsageRecord, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TenantsRead:
+    """What the configuration says of tenants now; who is not named has the `default` limits."""
+
+    limits: Mapping[TenantId, TenantLimits]
+    default: TenantLimits = TenantLimits()
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOpened:
+    """A client declares a session with limits of its own; one that is open already gets the new limits."""
+
+    tenant: TenantId
+    session_id: SessionId
+    limits: SessionLimits
+
+
+@dataclass(frozen=True, slots=True)
+class SessionClosed:
+    """A client is done with a session: nothing of it is remembered; its jobs go on."""
+
+    tenant: TenantId
+    session_id: SessionId
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyLoaded:
+    """A policy script answers these hooks from now on (none: it is gone); `name` is told by `explain`."""
+
+    hooks: frozenset[Hook]
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyAnswered:
-    """A policy script's answer to Ask; re-validated against the state of this moment."""
+    """The script's answer to Ask, read by `hooks.read_answer`; looked at again in the state of this moment."""
 
     ask_id: int
-    answer: object
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyFailed:
+    """The script gave no answer that counts: the built-in one stands in. `reason` is told by `explain`."""
+
+    ask_id: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ZoneChanged:
+    """How far local time is ahead of UTC now; scripts are told the hour by it."""
+
+    utc_offset_s: int
 
 
 Event = (
@@ -208,5 +263,11 @@ Event = (
     | DrainStarted
     | TimePassed
     | Restarted
+    | TenantsRead
+    | SessionOpened
+    | SessionClosed
+    | PolicyLoaded
     | PolicyAnswered
+    | PolicyFailed
+    | ZoneChanged
 )

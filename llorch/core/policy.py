@@ -7,7 +7,7 @@ as `Ask.view` and its answer, re-validated, can stand in for the built-in verdic
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, StrEnum
 from hashlib import blake2b
 from typing import Protocol
 
@@ -69,9 +69,24 @@ class QueueView:
     oldest_batch: JobId | None
 
 
-class Admit(Enum):
-    ALLOW = "allow"
-    REJECT = "reject"
+class Hook(StrEnum):
+    """The seven questions, by the names of the functions that a script may define."""
+
+    ADMIT = "admit"
+    PRIORITIZE = "prioritize"
+    CHOOSE_WORKER = "choose_worker"
+    ON_QUEUE_FULL = "on_queue_full"
+    EVICT = "evict"
+    RETRY = "retry"
+    TIMEOUT = "timeout"
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """The policy does not let a job in, and what its client is told; `retry_after_s` None: by the drain rate."""
+
+    message: str = "the admission policy rejected the job"
+    retry_after_s: float | None = None
 
 
 class WhenFull(Enum):
@@ -92,8 +107,8 @@ class Timeouts:
 class Policy(Protocol):
     """What users may decide themselves; each answer is checked against the state of the moment."""
 
-    def admit(self, task: TaskView) -> Admit:
-        """May the job in?"""
+    def admit(self, task: TaskView) -> Rejection | None:
+        """May the job in? None: yes."""
         ...
 
     def prioritize(self, task: TaskView) -> float:
@@ -127,8 +142,8 @@ class BuiltinPolicy:
     def __init__(self, settings: BrainSettings) -> None:
         self._settings = settings
 
-    def admit(self, task: TaskView) -> Admit:
-        return Admit.ALLOW
+    def admit(self, task: TaskView) -> Rejection | None:
+        return None
 
     def prioritize(self, task: TaskView) -> float:
         """Interactive before batch, but a batch job that waited `batch_ageing_s` goes before newcomers."""

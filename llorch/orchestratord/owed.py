@@ -5,8 +5,20 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from llorch.base.ids import JobId
-from llorch.core.effects import Decision, Effect, Finish, Persist, PoolDropped, PoolRecord, Record, WorkerForgotten
+from llorch.core.effects import (
+    Decision,
+    Effect,
+    Finish,
+    Persist,
+    PoolDropped,
+    PoolRecord,
+    Record,
+    SessionForgotten,
+    WorkerForgotten,
+)
 from llorch.core.job import JobRecord
+from llorch.core.session import SessionRecord
+from llorch.core.tenant import UsageRecord
 from llorch.core.worker import WorkerRecord
 
 DECISIONS_MAX = 10_000
@@ -61,6 +73,10 @@ def _key(record: Record) -> object:
             return "worker", record.worker_id
         case PoolRecord() | PoolDropped():
             return "pool", record.pool_id
+        case SessionRecord() | SessionForgotten():
+            return "session", record.tenant, record.session_id
+        case UsageRecord():
+            return "usage", record.tenant, record.day
         case Decision():
             return id(record)
 
