@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from llorch.base.ids import WorkerId
 from llorch.core.effects import Ask
 from llorch.core.events import PolicyAnswered, PolicyFailed, PolicyLoaded
 from llorch.core.hooks import Answer, LocalTime, task_argument
@@ -60,7 +59,7 @@ def answered(state: State, event: PolicyAnswered) -> None:
     """The script answered; an answer nobody waits for any more changes nothing."""
     question = _close(state, event.ask_id)
     if question is not None:
-        _note(state, question, told(event.answer))
+        _note(state, question, told(question.hook, event.answer))
         question.then(event.answer)
 
 
@@ -96,11 +95,14 @@ def _note(state: State, question: Question, answer: str) -> None:
     question.job.said.append(f"{question.hook.value} by {state.policy_name}: {answer}")
 
 
-def told(answer: Answer) -> str:
+NOTHING = {Hook.ADMIT: "let in", Hook.CHOOSE_WORKER: "none of them, later", Hook.RETRY: "give up"}
+
+
+def told(hook: Hook, answer: Answer) -> str:
     """An answer in words."""
     match answer:
         case None:
-            return "none"
+            return NOTHING[hook]
         case Rejection():
             return f"rejected, {answer.message}"
         case WhenFull():
@@ -118,8 +120,3 @@ def explain(state: State, job: LiveJob) -> None:
     for words in job.said:
         state.explain(job.id, "policy", None, (), words)
     job.said.clear()
-
-
-def worker_of(answer: Answer) -> WorkerId | None:
-    """The answer to `choose_worker`."""
-    return WorkerId(answer) if isinstance(answer, str) else None

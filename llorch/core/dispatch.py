@@ -76,6 +76,8 @@ def rub_out(state: State, job: LiveJob) -> Worker | None:
 def _answered(state: State, job: LiveJob, answer: Answer | Unanswered) -> None:
     """The script named a worker, none of those offered, or nothing that counts: then the first by rank is taken."""
     first = rub_out(state, job)
+    if answer is None and job.declined:
+        job.said.clear()  # told once; it may go on all night
     asking.explain(state, job)
     if answer is None:
         delay_s = min(state.settings.declined_first_s * 2.0**job.declined, state.settings.declined_max_s)
