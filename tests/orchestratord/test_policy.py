@@ -140,7 +140,7 @@ def test_platform_mode_has_no_script(cluster: Cluster, tmp_path: Path) -> None:
     """There the policy is built in: a script is refused on the command line, over HTTP, and in the state directory."""
     ended = run(tmp_path, "orchestratord", "--mode", "platform", "--policy", "x.star")
     assert ended.returncode == 2 and "immutable" in ended.stderr
-    made = run(tmp_path, "orchestratord", "keys", "create", "alice", "--state", str(cluster.state))
+    made = run(tmp_path, "orchestratord", "keys", "--state", str(cluster.state), "create", "alice")
     headers = {"Authorization": f"Bearer {made.stdout.strip()}"}
     (cluster.state / "policy.star").write_text(GOOD)
     daemon = cluster.orchestratord("--mode", "platform")

@@ -12,8 +12,6 @@ from llorch.core.hooks import Answer, ChangedTimeouts
 from llorch.core.policy import Hook, Rejection, WhenFull
 from llorch.scripting.signatures import signature
 
-
-ODD_ONE = "task.model == 'odd'"
 ODD_ONE = "task.model == 'odd'"
 HARMLESS = {
     Hook.ADMIT: "True",
@@ -109,9 +107,8 @@ def test_an_answer_that_makes_no_sense_has_a_reason(hook: Hook, body: str, reaso
 
     async def ask() -> None:
         # The check must see a good script: it goes wrong for a question that no sample asks.
-        trigger, arguments = "task.model == 'odd'", odd(hook)
-        if hook is Hook.EVICT:
-            trigger, arguments = "need == 1", dict(sample(hook), need=1)
+        is_evict = hook is Hook.EVICT
+        trigger, arguments = ("need == 1", {**sample(hook), "need": 1}) if is_evict else (ODD_ONE, odd(hook))
         source = f"def {signature(hook)}:\n    if {trigger}:\n        {body}\n    return {HARMLESS[hook]}\n"
         async with desk(source) as here:
             pid = here.policy.child_pid
