@@ -225,6 +225,11 @@ def on_stop(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> No
         loop.add_signal_handler(number, callback)
 
 
+def on_reload(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
+    """Call `callback` in `loop` for every SIGHUP of this process, instead of dying of it."""
+    loop.add_signal_handler(signal.SIGHUP, callback)
+
+
 def _open_handle(pid: int) -> int | None:
     """A pidfd where the kernel has it: it cannot be re-used by another process as a pid can."""
     if pid <= 0 or not hasattr(os, "pidfd_open"):

@@ -1,4 +1,4 @@
-"""Databases of every older schema, as SQL dumps that the code of their day made: today's code opens them and goes on."""
+"""Databases of every older schema, as SQL dumps made by the code of their day: today's code opens them and goes on."""
 
 from __future__ import annotations
 
