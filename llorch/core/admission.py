@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from llorch.base import errors
 from llorch.base.ids import JobId, ModelId
-from llorch.core import journey
+from llorch.core import forecast, journey, sessions, tenants, waiting
 from llorch.core.effects import Accept, CancelCause, CountTokens, Duplicate, Refuse
 from llorch.core.events import CatalogRead
 from llorch.core.fleet import Worker
@@ -30,13 +30,17 @@ def submit(state: State, spec: JobSpec) -> None:
     """A client asks for a job: refuse, answer with the earlier one, count its tokens first, or take it."""
     if spec.job_id in state.jobs:
         return
-    spec = replace(spec, model=_model_meant(state, spec.model))
+    model = tenants.model_for(state, spec.tenant) if spec.model is None else spec.model
+    spec = replace(spec, model=_model_meant(state, model))
     earlier = _earlier(state, spec)
     if earlier is not None:
         state.do(Duplicate(spec.job_id, earlier))
         return
     job = new_live_job(state, JobRecord(spec, JobState.ADMITTING, state.now, state.sequence, queued_since=state.now))
     state.sequence += 1
+    if not state.draining and (limit := tenants.too_fast(state, spec)) is not None:
+        refuse(state, job, *limit)
+        return
     if _refused(state, job):
         return
     counter = _needs_count(state, job)
@@ -44,6 +48,7 @@ def submit(state: State, spec: JobSpec) -> None:
         admit(state, job)
         return
     state.jobs[job.id] = job
+    tenants.enter(state, job)
     state.admitting += 1
     state.timers.set(Bell.COUNT, job.id, state.now + state.settings.count_timeout_s)
     state.do(CountTokens(job.id, counter.id, counter.spec.url, state.settings.count_timeout_s))
@@ -98,6 +103,7 @@ def refuse(
     if state.jobs.pop(job.id, None) is not None:
         state.admitting -= 1
         state.timers.clear_job(job.id)
+    tenants.leave(state, job)
     state.do(Refuse(job.id, code, message, retry_after_s, dict(details) or None))
 
 
@@ -112,6 +118,8 @@ def _refused(state: State, job: LiveJob) -> bool:
         refuse(state, job, errors.DeadlineUnmet.code, "the deadline has passed already")
     elif (problem := pin_problem(state.fleet, spec.wishes, spec.model)) is not None:
         refuse(state, job, problem.code, problem.message)
+    elif (limit := tenants.refusal(state, job) or sessions.refusal(state, job.record)) is not None:
+        refuse(state, job, *limit)
     elif (rejection := state.policy.admit(job.view)) is not None:
         wait_s = retry_after_s(state) if rejection.retry_after_s is None else rejection.retry_after_s
         refuse(state, job, errors.AdmissionRejected.code, rejection.message, wait_s)
@@ -126,7 +134,7 @@ def _model_known(state: State, spec: JobSpec) -> bool:
 
 def _largest(state: State, job: LiveJob) -> Worker | None:
     """The ready worker with the longest context among those that could serve the job at all."""
-    shape = journey.shape_of(state, job)._replace(context=0)
+    shape = waiting.shape_of(state, job)._replace(context=0)
     fitting = (w for w in state.fleet.ready(shape.lane) if usable(state.fleet, w) and hard_misfit(shape, w) is None)
     return max(fitting, key=lambda worker: (worker.spec.context_length, worker.id), default=None)
 
@@ -158,6 +166,7 @@ def counted(state: State, job: LiveJob, prompt_tokens: int | None) -> None:
     if prompt_tokens is not None:
         job.record = replace(job.record, spec=replace(job.record.spec, prompt_tokens=prompt_tokens))
         job.needs(prompt_tokens + (job.record.spec.max_tokens or 1))
+    tenants.leave(state, job)
     earlier = _earlier(state, job.record.spec)
     if earlier is not None:
         state.do(Duplicate(job.id, earlier))
@@ -190,33 +199,49 @@ def _too_long(state: State, job: LiveJob) -> bool:
 
 def admit(state: State, job: LiveJob) -> None:
     """Take the job if it fits and there is room: commit, then answer 202."""
-    at_once = _idle_worker(state, job)
-    if _too_long(state, job) or (not at_once and _no_room(state, job)):
-        return
     spec = job.record.spec
+    at_once = _idle_worker(state, job) and tenants.may_start(state, spec)
+    if _too_long(state, job) or _too_late(state, job, at_once=at_once) or (not at_once and _no_room(state, job)):
+        return
     state.move(job, Happening.ADMITTED)
     state.jobs[job.id] = job
+    tenants.enter(state, job)
+    sessions.used(state, job.record)
+    state.retries.accepted(state.now)
     if spec.idempotency_key is not None:
         state.remember_key(spec.tenant, spec.idempotency_key, job.id)
     limit = journey.total_limit_at(job)
     if limit is not None:
         state.timers.set(Bell.TOTAL, job.id, limit)
     state.keep_job(job)
-    journey.wait(state, job)
+    waiting.wait(state, job)
     position = state.queue.position(job.id) or 0
     job.position_told = position
     state.explain(job.id, "admitted", None, (), f"position {position}")
+    tenants.tell_parked(state, job)
     state.do(Accept(job.id, position, 0.0 if at_once else state.queue.eta_s(job.id, position, state.now)))
 
 
 def _idle_worker(state: State, job: LiveJob) -> bool:
     """Some worker can start the job in this very turn: nobody who could have it waits, or it would be busy."""
-    shape = journey.shape_of(state, job)
+    shape = waiting.shape_of(state, job)
     return any(takes(state.fleet, shape, worker) for worker in state.fleet.open(shape.lane))
 
 
+def _too_late(state: State, job: LiveJob, *, at_once: bool) -> bool:
+    """Refuse a job that will not be done before its deadline, as far as was learned."""
+    limit = forecast.refusal(state, job.record, waiting.key_of(state, job), at_once=at_once)
+    if limit is not None:
+        refuse(state, job, *limit)
+    return limit is not None
+
+
 def _no_room(state: State, job: LiveJob) -> bool:
-    """The queue is full and policy makes no room."""
+    """The tenant has as many waiting as it may, or the queue is full and policy makes no room."""
+    limit = tenants.too_many(state, job.record.spec)
+    if limit is not None:
+        refuse(state, job, limit.code, limit.message, retry_after_s(state))
+        return True
     capacity = state.settings.queue_capacity
     if capacity == UNBOUNDED or state.depth < capacity:
         return False

@@ -2,91 +2,26 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from dataclasses import replace
 
 from llorch.base import errors
-from llorch.base.ids import JobId, ModelId, SessionId, TenantId, WorkerId
+from llorch.base.ids import JobId, SessionId, TenantId, WorkerId
+from llorch.core import breaker, forecast, sessions, tenants, waiting
 from llorch.core.effects import CancelAttempt, CancelCause, Dispatch, Finish
 from llorch.core.events import AttemptStopped
+from llorch.core.fairness import Tier, Turn
 from llorch.core.fleet import Worker
-from llorch.core.job import Ending, Failure, FailureKind, JobState, Priority, Result
+from llorch.core.job import Ending, Failure, FailureKind, JobState, Result
 from llorch.core.placement import Chooser, Leaning, serveable, takes
-from llorch.core.queue import QueueKey, Shape
+from llorch.core.queue import Shape
 from llorch.core.state import LiveJob, State
 from llorch.core.timers import Bell
 from llorch.core.transitions import Happening
 
 ON_WORKER = frozenset({JobState.DISPATCHED, JobState.RUNNING, JobState.CANCELLING})
 LOST_KINDS = frozenset({FailureKind.REFUSED, FailureKind.BROKEN, FailureKind.STALLED, FailureKind.BUSY})
-FIRST, ORDINARY = 0, 1
 # How often a job that busy workers send away again and again explains where it was sent.
 BOUNCES_EXPLAINED_MAX = 1
-
-
-def shape_of(state: State, job: LiveJob) -> Shape:
-    """What the job demands now. A job whose client knows its model stays with it."""
-    spec = job.record.spec
-    lane = job.record.model if job.model_told else spec.model
-    wishes = spec.wishes
-    need = job.context_need
-    if need:
-        # Rounded up to a context some worker has, so that there are as many shapes as kinds of workers.
-        contexts = state.fleet.contexts(lane)
-        at = bisect_left(contexts, need)
-        need = contexts[at] if 0 < at < len(contexts) else 0
-    return Shape(
-        lane=lane,
-        pin_worker=None if wishes.pin_worker is None else WorkerId(wishes.pin_worker),
-        pin_pool=wishes.pin_pool,
-        only_pools=wishes.prefer_pools if not wishes.allow_fallback else (),
-        avoid_pools=wishes.avoid_pools,
-        context=need,
-        exact=job.need_exact,
-        shun=job.shun,
-    )
-
-
-def wait(state: State, job: LiveJob, delay_s: float = 0.0) -> None:
-    """Put a QUEUED job into the queue; with a delay it keeps its place but is not offered before."""
-    record = job.record
-    rank = FIRST if job.continuing or job.restarted else ORDINARY
-    key = QueueKey(rank, record.accepted_at + job.handicap_s, record.sequence, job.id)
-    shape = shape_of(state, job)
-    held = delay_s > 0
-    state.queue.push(key, shape, batch=record.spec.priority is Priority.BATCH, held=held)
-    if held:
-        state.timers.set(Bell.BACKOFF, job.id, state.now + delay_s)
-    else:
-        state.unplaced.append(job.id)
-    if job.continuing:
-        state.timers.set(Bell.REUNION, job.id, state.patience(state.now + state.settings.continue_wait_s))
-    if job.timeouts.queue_s is not None:
-        state.timers.set(Bell.QUEUE, job.id, state.patience(record.queued_since + job.timeouts.queue_s))
-    if not held:
-        watch_pins(state, shape)
-    watch(state, job)
-
-
-def reshape(state: State, lane: ModelId | None) -> None:
-    """A context length never seen before was announced: what its jobs demand has to be rounded anew."""
-    for job_id in state.queue.of_lane(lane):
-        state.queue.reshape(job_id, shape_of(state, state.jobs[job_id]))
-
-
-def watch_pins(state: State, shape: Shape) -> None:
-    """A pinned job is offered: see from time to time whether its pin can still be met."""
-    if (shape.pin_worker or shape.pin_pool) and not state.timers.armed(Bell.PINS, ""):
-        state.timers.set(Bell.PINS, "", state.now + state.settings.lease_s)
-
-
-def watch(state: State, job: LiveJob) -> None:
-    """Tell an attached client its job's place from time to time, until it was told that the job started."""
-    if not job.attached or job.record.started_at is not None:
-        return
-    state.watching[job.id] = None
-    if not state.timers.armed(Bell.ANNOUNCE, ""):
-        state.timers.set(Bell.ANNOUNCE, "", state.now + state.settings.announce_every_s)
 
 
 def place(state: State, job: LiveJob) -> bool:
@@ -126,6 +61,7 @@ def _dispatch(state: State, job: LiveJob, worker: Worker, shape: Shape) -> None:
         dispatched_at=state.now if record.dispatched_at is None else record.dispatched_at,
     )
     state.fleet.take_seat(worker, job.seat, state.now)
+    tenants.on_worker(state, job, shape)
     if record.spec.session_id is not None:
         _remember_session(state, record.spec.tenant, record.spec.session_id, worker.id)
     state.keep_job(job)
@@ -160,13 +96,13 @@ def total_limit_at(job: LiveJob) -> float | None:
 def fill(state: State, worker: Worker) -> None:
     """Give a worker with room the jobs that are first in line for it, until none fits or it is full."""
     while worker.open_key is not None:
-        best: QueueKey | None = None
-        for key, shape in state.queue.heads(worker.spec.model, worker.id):
-            if state.draining and key.rank != FIRST:
+        best: Turn | None = None
+        for turn, shape in state.queue.heads(worker.spec.model, worker.id):
+            if state.draining and turn.tier is not Tier.FIRST:
                 continue
-            if (best is None or key < best) and takes(state.fleet, shape, worker):
-                best = key
-        if best is None or not place(state, state.jobs[best.job_id]):
+            if (best is None or turn < best) and takes(state.fleet, shape, worker):
+                best = turn
+        if best is None or not place(state, state.jobs[best.key.job_id]):
             return
 
 
@@ -186,9 +122,10 @@ def settle(state: State) -> None:
             if worker is not None:
                 fill(state, worker)
         unplaced, state.unplaced = state.unplaced, []
-        offered = [(entry[0], job_id) for job_id in unplaced if (entry := state.queue.entry(job_id)) and not entry[2]]
-        for key, job_id in sorted(offered):
-            if state.queue.leads(job_id) and not (state.draining and key.rank != FIRST):
+        offered = [job_id for job_id in unplaced if (entry := state.queue.entry(job_id)) and not entry[2]]
+        for turn in sorted(map(state.queue.turn, offered)):
+            job_id = turn.key.job_id
+            if state.queue.leads(job_id) and not (state.draining and turn.tier is not Tier.FIRST):
                 place(state, state.jobs[job_id])
 
 
@@ -225,11 +162,14 @@ def interrupt(state: State, job: LiveJob, failure: Failure) -> None:
         job.bounces = 0
         job.failures += 1
         delay_s = state.policy.retry(job.view, failure, job.failures)
+        if delay_s is not None and not job.continuing and not state.retries.spend(state.now):
+            delay_s = max(delay_s, state.settings.backoff_max_s)
     if delay_s is not None and failure.code == errors.DuplicateJob.code:
         delay_s = max(delay_s, state.settings.busy_default_s)  # the worker still has an earlier attempt to let go
     if delay_s is None:
         give_up(state, job, *_verdict(job, failure))
         return
+    tenants.off_worker(state, job)
     if job.bounces <= BOUNCES_EXPLAINED_MAX:
         what = "continue" if job.continuing else "retry"
         why = f"{failure.kind.value} {failure.code}, again in {delay_s:.3f} s"
@@ -237,7 +177,7 @@ def interrupt(state: State, job: LiveJob, failure: Failure) -> None:
     # Who was sent away has been waiting all the time.
     state.move(job, Happening.INTERRUPTED, queued_since=job.record.queued_since if busy else state.now)
     state.keep_job(job)
-    wait(state, job, delay_s)
+    waiting.wait(state, job, delay_s)
 
 
 def _verdict(job: LiveJob, failure: Failure) -> tuple[str, str]:
@@ -258,6 +198,8 @@ def ended(state: State, job: LiveJob, result: Result) -> None:
     """The worker finished the current attempt, by itself or because it was told to stop."""
     if job.record.worker_id is not None and (worker := state.fleet.workers.get(job.record.worker_id)) is not None:
         state.fleet.praise(worker, state.now)
+        breaker.succeeded(state, worker)
+    forecast.learn(state, job.record, result)
     if job.doom is not None:
         job.relayed(result.tokens_out)
         give_up(state, job, *job.doom)
@@ -329,6 +271,7 @@ def forget(state: State, job: LiveJob) -> None:
         state.queue.remove(job.id)
     state.watching.pop(job.id, None)
     state.timers.clear_job(job.id)
+    tenants.leave(state, job)
     del state.jobs[job.id]
 
 
@@ -340,9 +283,13 @@ def seat_limit(state: State, name: str) -> None:
 
 def finish(state: State, job: LiveJob, happening: Happening, ending: Ending) -> None:
     """The one ending: persist, forget, close the stream."""
+    if ending.result is not None:
+        job.relayed(ending.result.tokens_out)
     forget(state, job)
     state.move(job, happening, ended_at=state.now, ending=ending)
     state.keep_job(job)
+    tenants.ended(state, job.record, ending)
+    sessions.ended(state, job.record, ending)
     state.explain(job.id, ending.state.value, job.record.worker_id, (), ending.error_code or _stop_reason(ending))
     state.do(Finish(job.id, ending, job.record.spec.correlation_id))
 
@@ -387,4 +334,4 @@ def backoff_over(state: State, job: LiveJob) -> None:
     state.unplaced.append(job.id)
     entry = state.queue.entry(job.id)
     assert entry is not None
-    watch_pins(state, entry[1])
+    waiting.watch_pins(state, entry[1])

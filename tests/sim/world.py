@@ -39,6 +39,9 @@ SETTINGS = BrainSettings(
     continue_wait_s=4.0,
     restart_wait_s=6.0,
     announce_every_s=1.0,
+    breaker_failures=2,
+    breaker_first_s=0.5,
+    breaker_max_s=1.0,
 )
 FAULTS_END_S = 12.0
 ALL_OVER_S = 120.0
