@@ -226,8 +226,9 @@ def on_stop(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> No
 
 
 def on_reload(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
-    """Call `callback` in `loop` for every SIGHUP of this process, instead of dying of it."""
-    loop.add_signal_handler(signal.SIGHUP, callback)
+    """Call `callback` in `loop` for every SIGHUP; on a terminal, where it means that this is gone, it still ends us."""
+    if not sys.stdin or not sys.stdin.isatty():
+        loop.add_signal_handler(signal.SIGHUP, callback)
 
 
 def _open_handle(pid: int) -> int | None:
