@@ -7,7 +7,7 @@ import asyncio
 from aiohttp import web
 
 from llorch.base import ids
-from llorch.base.errors import SessionNotFound
+from llorch.base.errors import QuotaExceeded, SessionNotFound
 from llorch.base.ids import SESSION_ID, SessionId, TenantId
 from llorch.core.events import SessionClosed, SessionOpened
 from llorch.core.session import SESSION_TTL_S, SessionLimits, SessionRecord
@@ -17,7 +17,7 @@ from llorch.web.answers import json_response
 from llorch.web.bodies import read_optional_object
 from llorch.wire.sessions import parse_session
 
-LIST_MAX = 1000
+OPEN_MAX = 1000  # of one tenant: nobody pushes out the sessions of others
 
 
 async def create(request: web.Request) -> web.Response:
@@ -29,6 +29,8 @@ async def create(request: web.Request) -> web.Response:
     session_id = ids.new_session_id() if wanted.session_id is None else SessionId(wanted.session_id)
     limits = SessionLimits(wanted.ttl_s or SESSION_TTL_S, wanted.tokens_max, wanted.time_max_s)
     status = 201 if service.brain.session(tenant, session_id) is None else 200
+    if status == 201 and len(service.brain.sessions(tenant)) >= OPEN_MAX:
+        raise QuotaExceeded(f"{OPEN_MAX} sessions of tenant {tenant} are open already: close one")
     await asyncio.shield(service.driver.tell(SessionOpened(tenant, session_id, limits)))
     return json_response(views.session(_known(service, tenant, session_id)), status)
 
@@ -38,7 +40,7 @@ async def listing(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
     tenant = await service.tenant(request)
     found = sorted(service.brain.sessions(tenant), key=lambda record: -record.used_at)
-    return json_response({"sessions": [views.session(record) for record in found[:LIST_MAX]]})
+    return json_response({"sessions": [views.session(record) for record in found]})
 
 
 async def show(request: web.Request) -> web.Response:

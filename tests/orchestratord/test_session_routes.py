@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -121,3 +122,17 @@ def test_kill_9_keeps_sessions_usage_and_budgets(cluster: Cluster, benches: Call
     assert again.get("/v2/usage").json == usage
     refused = again.post("/v2/tasks", bench.body(session_id="kept"))
     assert (refused.status, refused.code) == (429, "QUOTA_EXCEEDED")
+
+
+def test_a_tenant_has_so_many_sessions(cluster: Cluster) -> None:
+    """One too many is a 429; an open one can still get new limits, and a closed one makes room."""
+    daemon = cluster.orchestratord()
+    with ThreadPoolExecutor(16) as pool:
+        assert set(pool.map(lambda _: daemon.post("/v2/sessions").status, range(1000))) == {201}
+    refused = daemon.post("/v2/sessions")
+    assert (refused.status, refused.code) == (429, "QUOTA_EXCEEDED")
+    listed = daemon.get("/v2/sessions").json["sessions"]
+    name = listed[-1]["session_id"]
+    assert len(listed) == 1000 and daemon.post("/v2/sessions", {"session_id": name}).status == 200
+    assert daemon.delete(f"/v2/sessions/{name}").status == 200
+    assert daemon.post("/v2/sessions").status == 201
