@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from llorch.base import errors
 from llorch.base.ids import JobId, ModelId
-from llorch.core import journey
+from llorch.core import asking, journey
+from llorch.core.asking import Unanswered
 from llorch.core.effects import Accept, CancelCause, CountTokens, Duplicate, Refuse
 from llorch.core.events import CatalogRead
 from llorch.core.fleet import Worker
+from llorch.core.hooks import Answer, ChangedTimeouts, queue_argument
 from llorch.core.job import JobRecord, JobSpec, JobState
 from llorch.core.placement import hard_misfit, pin_problem, takes, usable
-from llorch.core.policy import QueueView, TaskView, WhenFull
+from llorch.core.policy import Hook, QueueView, Rejection, TaskView, WhenFull
 from llorch.core.settings import UNBOUNDED
 from llorch.core.state import LiveJob, State
 from llorch.core.timers import Bell
 from llorch.core.transitions import Happening
 
+AT_DOOR = (Hook.ADMIT, Hook.PRIORITIZE, Hook.TIMEOUT)
 RETRY_AFTER_UNKNOWN_S = 10.0
 # A tokenizer makes at most one token a byte, but adds one for the start; a chat template adds what it likes, so that a
 # chat is believed to fit only when it is well below.
@@ -39,14 +43,66 @@ def submit(state: State, spec: JobSpec) -> None:
     state.sequence += 1
     if _refused(state, job):
         return
+    hooks = [hook for hook in AT_DOOR if hook in state.scripted]
+    if not hooks:
+        job.rejection = state.policy.admit(job.view)
+        _hear_rejection(state, job)
+        return
+    _hold(state, job)
+    for hook in hooks:
+        context = {} if hook is Hook.TIMEOUT else {"ctx": _context(state)}
+        asking.ask(state, job, hook, partial(_answered, state, job, hook), **context)
+
+
+def _context(state: State) -> dict[str, object]:
+    """`ctx` of `admit` and `prioritize`: how busy we are."""
+    return {"queue_depth": state.depth, "running": state.running(), "workers": state.fleet.live_count()}
+
+
+def _answered(state: State, job: LiveJob, hook: Hook, answer: Answer | Unanswered) -> None:
+    """The script's word on a job at the door; the last one lets it go on."""
+    if isinstance(answer, Rejection):
+        job.rejection = answer
+    elif isinstance(answer, float):
+        job.handicap_s = answer
+        job.record = replace(job.record, handicap_s=answer)
+    elif isinstance(answer, ChangedTimeouts):
+        job.timeouts = answer.over(job.timeouts)
+        job.record = replace(job.record, timeouts=job.timeouts)
+    elif isinstance(answer, Unanswered) and hook is Hook.ADMIT:
+        job.rejection = state.policy.admit(job.view)
+    if not job.questions:
+        _let_go(state, job)
+        if not _repeated(state, job) and not _refused(state, job):
+            _hear_rejection(state, job)
+
+
+def _hear_rejection(state: State, job: LiveJob) -> None:
+    """The policy has spoken: turn the job away, or see whether its tokens have to be counted."""
+    if job.rejection is not None:
+        wait_s = job.rejection.retry_after_s
+        wait_s = retry_after_s(state) if wait_s is None else wait_s
+        refuse(state, job, errors.AdmissionRejected.code, job.rejection.message, wait_s)
+        return
     counter = _needs_count(state, job)
     if counter is None:
         admit(state, job)
         return
-    state.jobs[job.id] = job
-    state.admitting += 1
+    _hold(state, job)
     state.timers.set(Bell.COUNT, job.id, state.now + state.settings.count_timeout_s)
     state.do(CountTokens(job.id, counter.id, counter.spec.url, state.settings.count_timeout_s))
+
+
+def _hold(state: State, job: LiveJob) -> None:
+    """The job stands at the door until something is known."""
+    state.jobs[job.id] = job
+    state.admitting += 1
+
+
+def _let_go(state: State, job: LiveJob) -> None:
+    """What the job stood at the door for is known."""
+    del state.jobs[job.id]
+    state.admitting -= 1
 
 
 def catalog_read(state: State, event: CatalogRead) -> None:
@@ -63,7 +119,9 @@ def new_live_job(state: State, record: JobRecord) -> LiveJob:
     """The working form of a record, fresh or restored."""
     spec = record.spec
     view = TaskView.of(spec)
-    job = LiveJob(record, view, state.policy.timeout(view), spec.attached, state.policy.prioritize(view))
+    timeouts = state.policy.timeout(view) if record.timeouts is None else record.timeouts
+    handicap_s = state.policy.prioritize(view) if record.handicap_s is None else record.handicap_s
+    job = LiveJob(record, view, timeouts, spec.attached, handicap_s)
     # A default max_tokens gives way to the context; one the client chose does not.
     if spec.prompt_tokens is not None:
         job.needs(spec.prompt_tokens + (spec.max_tokens or 1))
@@ -91,6 +149,14 @@ def _earlier(state: State, spec: JobSpec) -> JobId | None:
     return None if spec.idempotency_key is None else state.keys.get((spec.tenant, spec.idempotency_key))
 
 
+def _repeated(state: State, job: LiveJob) -> bool:
+    """While the job stood at the door another one with its idempotency key came in."""
+    earlier = _earlier(state, job.record.spec)
+    if earlier is not None:
+        state.do(Duplicate(job.id, earlier))
+    return earlier is not None
+
+
 def refuse(
     state: State, job: LiveJob, code: str, message: str, retry_after_s: float | None = None, **details: object
 ) -> None:
@@ -98,6 +164,7 @@ def refuse(
     if state.jobs.pop(job.id, None) is not None:
         state.admitting -= 1
         state.timers.clear_job(job.id)
+        asking.drop(state, job)
     state.do(Refuse(job.id, code, message, retry_after_s, dict(details) or None))
 
 
@@ -112,9 +179,6 @@ def _refused(state: State, job: LiveJob) -> bool:
         refuse(state, job, errors.DeadlineUnmet.code, "the deadline has passed already")
     elif (problem := pin_problem(state.fleet, spec.wishes, spec.model)) is not None:
         refuse(state, job, problem.code, problem.message)
-    elif (rejection := state.policy.admit(job.view)) is not None:
-        wait_s = retry_after_s(state) if rejection.retry_after_s is None else rejection.retry_after_s
-        refuse(state, job, errors.AdmissionRejected.code, rejection.message, wait_s)
     else:
         return False
     return True
@@ -152,16 +216,12 @@ def _any_holds(state: State, job: LiveJob) -> bool:
 
 def counted(state: State, job: LiveJob, prompt_tokens: int | None) -> None:
     """A worker counted the prompt, or could not (None: the dispatch will check)."""
-    del state.jobs[job.id]
-    state.admitting -= 1
+    _let_go(state, job)
     state.timers.clear(Bell.COUNT, job.id)
     if prompt_tokens is not None:
         job.record = replace(job.record, spec=replace(job.record.spec, prompt_tokens=prompt_tokens))
         job.needs(prompt_tokens + (job.record.spec.max_tokens or 1))
-    earlier = _earlier(state, job.record.spec)
-    if earlier is not None:
-        state.do(Duplicate(job.id, earlier))
-    elif not _refused(state, job):
+    if not _repeated(state, job) and not _refused(state, job):
         admit(state, job)
 
 
@@ -190,15 +250,37 @@ def _too_long(state: State, job: LiveJob) -> bool:
 
 def admit(state: State, job: LiveJob) -> None:
     """Take the job if it fits and there is room: commit, then answer 202."""
-    at_once = _idle_worker(state, job)
-    if _too_long(state, job) or (not at_once and _no_room(state, job)):
+    if _too_long(state, job):
         return
+    if _idle_worker(state, job) or _has_room(state):
+        _take(state, job)
+    elif Hook.ON_QUEUE_FULL in state.scripted:
+        _hold(state, job)
+        then = partial(_answered_when_full, state, job)
+        asking.ask(state, job, Hook.ON_QUEUE_FULL, then, queue=queue_argument(_queue_view(state)))
+    else:
+        _make_room(state, job, state.policy.on_queue_full(job.view, _queue_view(state)))
+
+
+def _answered_when_full(state: State, job: LiveJob, answer: Answer | Unanswered) -> None:
+    _let_go(state, job)
+    if _repeated(state, job) or _refused(state, job) or _too_long(state, job):
+        return
+    if isinstance(answer, WhenFull):
+        _make_room(state, job, answer)
+    else:
+        _make_room(state, job, state.policy.on_queue_full(job.view, _queue_view(state)))
+
+
+def _take(state: State, job: LiveJob) -> None:
+    """The job is in: commit, then answer 202."""
+    at_once = _idle_worker(state, job)
     spec = job.record.spec
     state.move(job, Happening.ADMITTED)
     state.jobs[job.id] = job
     if spec.idempotency_key is not None:
         state.remember_key(spec.tenant, spec.idempotency_key, job.id)
-    limit = journey.total_limit_at(job)
+    limit = job.total_limit_at
     if limit is not None:
         state.timers.set(Bell.TOTAL, job.id, limit)
     state.keep_job(job)
@@ -206,6 +288,7 @@ def admit(state: State, job: LiveJob) -> None:
     position = state.queue.position(job.id) or 0
     job.position_told = position
     state.explain(job.id, "admitted", None, (), f"position {position}")
+    asking.explain(state, job)
     state.do(Accept(job.id, position, 0.0 if at_once else state.queue.eta_s(job.id, position, state.now)))
 
 
@@ -215,19 +298,25 @@ def _idle_worker(state: State, job: LiveJob) -> bool:
     return any(takes(state.fleet, shape, worker) for worker in state.fleet.open(shape.lane))
 
 
-def _no_room(state: State, job: LiveJob) -> bool:
-    """The queue is full and policy makes no room."""
+def _has_room(state: State) -> bool:
     capacity = state.settings.queue_capacity
-    if capacity == UNBOUNDED or state.depth < capacity:
-        return False
+    return capacity == UNBOUNDED or state.depth < capacity
+
+
+def _queue_view(state: State) -> QueueView:
+    return QueueView(state.depth, state.settings.queue_capacity, state.queue.oldest_batch())
+
+
+def _make_room(state: State, job: LiveJob, verdict: WhenFull) -> None:
+    """The queue is full, or was when the policy was asked: do what it says."""
     oldest = state.queue.oldest_batch()
-    verdict = state.policy.on_queue_full(job.view, QueueView(state.depth, capacity, oldest))
-    if verdict is WhenFull.DROP_OLDEST_BATCH and oldest is not None:
+    if not _has_room(state) and verdict is WhenFull.DROP_OLDEST_BATCH and oldest is not None:
         later = retry_after_s(state)
         journey.give_up(state, state.jobs[oldest], errors.QueueFull.code, "dropped to make room in the queue", later)
-        return False
-    refuse(state, job, errors.QueueFull.code, f"the queue holds {state.depth} jobs already", retry_after_s(state))
-    return True
+    if _has_room(state):
+        _take(state, job)
+    else:
+        refuse(state, job, errors.QueueFull.code, f"the queue holds {state.depth} jobs already", retry_after_s(state))
 
 
 def retry_after_s(state: State) -> float:

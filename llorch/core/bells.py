@@ -6,7 +6,7 @@ from collections.abc import Callable
 from itertools import islice
 
 from llorch.base.ids import JobId, WorkerId
-from llorch.core import admission, journey, leases
+from llorch.core import admission, asking, journey, leases
 from llorch.core.effects import Announce
 from llorch.core.fleet import Worker
 from llorch.core.placement import pin_problem
@@ -25,6 +25,8 @@ def ring(state: State, bell: Bell, name: str) -> None:
         worker = state.fleet.workers.get(WorkerId(name))
         assert worker is not None, f"{bell} outlived its worker"
         _FOR_WORKERS[bell](state, worker)
+    elif bell is Bell.ASK:
+        asking.limit(state, name)
     elif bell is Bell.SEAT:
         journey.seat_limit(state, name)
     elif bell is Bell.ANNOUNCE:

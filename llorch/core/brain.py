@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from llorch.base.ids import JobId, PoolId, WorkerId
-from llorch.core import admission, bells, journey, leases, restart
+from llorch.core import admission, asking, bells, journey, leases, restart
 from llorch.core import events as happened
 from llorch.core.effects import Effect, PoolRecord
 from llorch.core.events import Event
@@ -100,7 +100,7 @@ class Brain:
         return Counts(state.depth, state.running(), state.fleet.live_count(), len(self.pools()))
 
     def _handlers(self) -> dict[type[Any], Callable[[Any], None]]:
-        """Event type to what is done about it. PolicyAnswered is absent: the built-in policy asks nothing."""
+        """Event type to what is done about it."""
         state = self._state
         table: dict[type[Any], Callable[[Any], None]] = {
             happened.JobSubmitted: lambda event: admission.submit(state, event.spec),
@@ -124,6 +124,10 @@ class Brain:
             happened.DrainStarted: self._drain_started,
             happened.TimePassed: self._time_passed,
             happened.Restarted: lambda event: restart.restore(state, event),
+            happened.PolicyLoaded: lambda event: asking.loaded(state, event),
+            happened.PolicyAnswered: lambda event: asking.answered(state, event),
+            happened.PolicyFailed: lambda event: asking.failed(state, event),
+            happened.ZoneChanged: self._zone_changed,
         }
         return table
 
@@ -190,6 +194,9 @@ class Brain:
 
     def _drain_started(self, event: happened.DrainStarted) -> None:
         self._state.draining = True
+
+    def _zone_changed(self, event: happened.ZoneChanged) -> None:
+        self._state.utc_offset_s = event.utc_offset_s
 
     def _time_passed(self, event: happened.TimePassed) -> None:
         for bell, name in self._state.timers.due(self._state.now):

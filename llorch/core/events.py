@@ -190,7 +190,7 @@ class TenantsRead:
     """What the configuration says of tenants now; who is not named has the `default` limits."""
 
     limits: Mapping[TenantId, TenantLimits]
-    default: TenantLimits = TenantLimits()
+    default: TenantLimits
 
 
 @dataclass(frozen=True, slots=True)

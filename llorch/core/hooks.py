@@ -13,8 +13,8 @@ from typing import Any
 
 from llorch.base.errors import RETRY_AFTER_MAX_S
 from llorch.base.ids import WorkerId
-from llorch.core.job import Failure
-from llorch.core.policy import Candidate, Hook, QueueView, Rejection, TaskView, Timeouts, WhenFull, jitter
+from llorch.core.job import Failure, Timeouts
+from llorch.core.policy import Candidate, Hook, QueueView, Rejection, TaskView, WhenFull, jitter
 
 HANDICAP_MAX_S = 30 * 86_400.0
 RETRY_DELAY_MAX_S = 600.0
@@ -125,7 +125,7 @@ def _read_admit(raw: object) -> Rejection | None:
         wait = raw.get("retry_after_s")
         wait_s = None if wait is None else _number(wait, 0.0, float(RETRY_AFTER_MAX_S))
         return Rejection(raw.get("reason", "")[:MESSAGE_MAX] or Rejection().message, wait_s)
-    raise PolicyFault(f"admit must return True, False, a reason or a dict with reason and retry_after_s, not {raw!r:.60}")
+    raise PolicyFault(f"admit must return True, False, a reason, or a dict of reason, retry_after_s; not {raw!r:.60}")
 
 
 def _number(raw: object, low: float, high: float) -> float:

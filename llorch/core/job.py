@@ -127,8 +127,21 @@ class Ending:
 
 
 @dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds; `queue_s` counts from joining the queue, `total_s` from acceptance; None: no limit."""
+
+    queue_s: float | None
+    first_token_s: float
+    stall_s: float
+    total_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class JobRecord:
-    """A job as it is stored: everything needed to carry on after a restart. Times are `now` values (see brain)."""
+    """A job as it is stored: everything needed to carry on after a restart. Times are `now` values (see brain).
+
+    `handicap_s` and `timeouts` are what a policy script said of them; None: the built-in policy has the word.
+    """
 
     spec: JobSpec
     state: JobState
@@ -144,3 +157,5 @@ class JobRecord:
     ended_at: float | None = None
     cancel_requested: bool = False
     ending: Ending | None = None
+    handicap_s: float | None = None
+    timeouts: Timeouts | None = None

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import replace
+from functools import partial
+from math import inf
 
 from llorch.base import errors
-from llorch.base.ids import JobId, ModelId, SessionId, TenantId, WorkerId
-from llorch.core.effects import CancelAttempt, CancelCause, Dispatch, Finish
+from llorch.base.ids import JobId, ModelId, WorkerId
+from llorch.core import asking, dispatch
+from llorch.core.asking import Unanswered
+from llorch.core.dispatch import BOUNCES_EXPLAINED_MAX
+from llorch.core.effects import CancelAttempt, CancelCause, Finish
 from llorch.core.events import AttemptStopped
 from llorch.core.fleet import Worker
+from llorch.core.hooks import Answer, failure_argument
 from llorch.core.job import Ending, Failure, FailureKind, JobState, Priority, Result
-from llorch.core.placement import Chooser, Leaning, serveable, takes
+from llorch.core.placement import serveable, takes
+from llorch.core.policy import Hook
 from llorch.core.queue import QueueKey, Shape
 from llorch.core.state import LiveJob, State
 from llorch.core.timers import Bell
@@ -20,8 +27,8 @@ from llorch.core.transitions import Happening
 ON_WORKER = frozenset({JobState.DISPATCHED, JobState.RUNNING, JobState.CANCELLING})
 LOST_KINDS = frozenset({FailureKind.REFUSED, FailureKind.BROKEN, FailureKind.STALLED, FailureKind.BUSY})
 FIRST, ORDINARY = 0, 1
-# How often a job that busy workers send away again and again explains where it was sent.
-BOUNCES_EXPLAINED_MAX = 1
+# The delay of a job that waits for the policy script's word and is offered to nobody before.
+ASKED = inf
 
 
 def shape_of(state: State, job: LiveJob) -> Shape:
@@ -48,17 +55,17 @@ def shape_of(state: State, job: LiveJob) -> Shape:
 
 
 def wait(state: State, job: LiveJob, delay_s: float = 0.0) -> None:
-    """Put a QUEUED job into the queue; with a delay it keeps its place but is not offered before."""
+    """Put a QUEUED job into the queue; with a delay it keeps its place but is not offered before. ASKED: see there."""
     record = job.record
     rank = FIRST if job.continuing or job.restarted else ORDINARY
     key = QueueKey(rank, record.accepted_at + job.handicap_s, record.sequence, job.id)
     shape = shape_of(state, job)
     held = delay_s > 0
     state.queue.push(key, shape, batch=record.spec.priority is Priority.BATCH, held=held)
-    if held:
-        state.timers.set(Bell.BACKOFF, job.id, state.now + delay_s)
-    else:
+    if not held:
         state.unplaced.append(job.id)
+    elif delay_s < ASKED:
+        state.timers.set(Bell.BACKOFF, job.id, state.now + delay_s)
     if job.continuing:
         state.timers.set(Bell.REUNION, job.id, state.patience(state.now + state.settings.continue_wait_s))
     if job.timeouts.queue_s is not None:
@@ -89,74 +96,6 @@ def watch(state: State, job: LiveJob) -> None:
         state.timers.set(Bell.ANNOUNCE, "", state.now + state.settings.announce_every_s)
 
 
-def place(state: State, job: LiveJob) -> bool:
-    """Dispatch an offered job if a worker can take it now; the first refusal is explained."""
-    entry = state.queue.entry(job.id)
-    assert entry is not None
-    shape = entry[1]
-    spec = job.record.spec
-    affine = None if spec.session_id is None else state.sessions.get((spec.tenant, spec.session_id))
-    leaning = Leaning(spec.wishes.prefer_pools, affine, state.fleet.prefixes.held(spec.prefixes))
-    chooser = Chooser(state.fleet, state.policy, state.settings.reasons_max)
-    choice = chooser.choose(job.view, shape, leaning, state.now)
-    if choice.worker is None:
-        if job.bounces <= BOUNCES_EXPLAINED_MAX:
-            state.explain(job.id, "waiting", None, choice.reasons)
-        return False
-    if job.bounces <= BOUNCES_EXPLAINED_MAX:
-        note = f"attempt {job.record.attempts + 1}{leaning.told(choice.worker)}"
-        state.explain(job.id, "placed", choice.worker.id, choice.reasons, note)
-    _dispatch(state, job, choice.worker, shape)
-    return True
-
-
-def _dispatch(state: State, job: LiveJob, worker: Worker, shape: Shape) -> None:
-    record = job.record
-    state.queue.remove(job.id)
-    state.queue.left(shape.lane, state.now)
-    for bell in (Bell.QUEUE, Bell.REUNION, Bell.BACKOFF):
-        state.timers.clear(bell, job.id)
-    state.watching.pop(job.id, None)
-    state.move(
-        job,
-        Happening.PLACED,
-        attempts=record.attempts + 1,
-        worker_id=worker.id,
-        model=worker.spec.model,
-        dispatched_at=state.now if record.dispatched_at is None else record.dispatched_at,
-    )
-    state.fleet.take_seat(worker, job.seat, state.now)
-    if record.spec.session_id is not None:
-        _remember_session(state, record.spec.tenant, record.spec.session_id, worker.id)
-    state.keep_job(job)
-    state.do(
-        Dispatch(
-            job_id=job.id,
-            attempt=job.record.attempts,
-            worker_id=worker.id,
-            url=worker.spec.url,
-            early=job.attached,
-            first_token_timeout_s=job.timeouts.first_token_s,
-            stall_timeout_s=job.timeouts.stall_s,
-            deadline_at=total_limit_at(job),
-        )
-    )
-
-
-def _remember_session(state: State, tenant: TenantId, session: SessionId, worker_id: WorkerId) -> None:
-    state.sessions[tenant, session] = worker_id
-    state.sessions.move_to_end((tenant, session))
-    if len(state.sessions) > state.settings.sessions_max:
-        state.sessions.popitem(last=False)
-
-
-def total_limit_at(job: LiveJob) -> float | None:
-    """When the job has to be over, by its own deadline, timeout, or the policy; None: never."""
-    spec = job.record.spec
-    limits = [limit for limit in (spec.deadline_s, spec.timeout_s, job.timeouts.total_s) if limit is not None]
-    return job.record.accepted_at + min(limits) if limits else None
-
-
 def fill(state: State, worker: Worker) -> None:
     """Give a worker with room the jobs that are first in line for it, until none fits or it is full."""
     while worker.open_key is not None:
@@ -166,7 +105,7 @@ def fill(state: State, worker: Worker) -> None:
                 continue
             if (best is None or key < best) and takes(state.fleet, shape, worker):
                 best = key
-        if best is None or not place(state, state.jobs[best.job_id]):
+        if best is None or not dispatch.place(state, state.jobs[best.job_id]):
             return
 
 
@@ -189,7 +128,7 @@ def settle(state: State) -> None:
         offered = [(entry[0], job_id) for job_id in unplaced if (entry := state.queue.entry(job_id)) and not entry[2]]
         for key, job_id in sorted(offered):
             if state.queue.leads(job_id) and not (state.draining and key.rank != FIRST):
-                place(state, state.jobs[job_id])
+                dispatch.place(state, state.jobs[job_id])
 
 
 def started(state: State, job: LiveJob) -> None:
@@ -217,26 +156,51 @@ def first_token(state: State, job: LiveJob) -> None:
 
 def interrupt(state: State, job: LiveJob, failure: Failure) -> None:
     """The current attempt is lost: queue for another one, or give up when policy says it was tried enough."""
-    busy = failure.kind is FailureKind.BUSY
-    if busy:
+    if failure.kind is FailureKind.BUSY:
         job.bounced()
-        delay_s: float | None = 0.0  # the worker rests, nobody failed
-    else:
-        job.bounces = 0
-        job.failures += 1
+        _try_again(state, job, failure, 0.0)  # the worker rests, nobody failed
+        return
+    job.bounces = 0
+    job.failures += 1
+    if Hook.RETRY not in state.scripted:
+        _retry_or_give_up(state, job, failure, state.policy.retry(job.view, failure, job.failures))
+        return
+    state.move(job, Happening.INTERRUPTED, queued_since=state.now)
+    state.keep_job(job)
+    wait(state, job, ASKED)
+    then = partial(_answered_retry, state, job, failure)
+    asking.ask(state, job, Hook.RETRY, then, failure=failure_argument(failure), n=job.failures)
+
+
+def _answered_retry(state: State, job: LiveJob, failure: Failure, answer: Answer | Unanswered) -> None:
+    """The script's word on a job that waits for nothing else."""
+    delay_s = answer if isinstance(answer, float) else None
+    if isinstance(answer, Unanswered):
         delay_s = state.policy.retry(job.view, failure, job.failures)
-    if delay_s is not None and failure.code == errors.DuplicateJob.code:
-        delay_s = max(delay_s, state.settings.busy_default_s)  # the worker still has an earlier attempt to let go
+    asking.explain(state, job)
+    state.queue.remove(job.id)
+    _retry_or_give_up(state, job, failure, delay_s)
+
+
+def _retry_or_give_up(state: State, job: LiveJob, failure: Failure, delay_s: float | None) -> None:
     if delay_s is None:
         give_up(state, job, *_verdict(job, failure))
         return
+    if failure.code == errors.DuplicateJob.code:
+        delay_s = max(delay_s, state.settings.busy_default_s)  # the worker still has an earlier attempt to let go
+    _try_again(state, job, failure, delay_s)
+
+
+def _try_again(state: State, job: LiveJob, failure: Failure, delay_s: float) -> None:
     if job.bounces <= BOUNCES_EXPLAINED_MAX:
         what = "continue" if job.continuing else "retry"
         why = f"{failure.kind.value} {failure.code}, again in {delay_s:.3f} s"
         state.explain(job.id, what, None, ((job.record.worker_id or "", failure.kind.value),), why)
-    # Who was sent away has been waiting all the time.
-    state.move(job, Happening.INTERRUPTED, queued_since=job.record.queued_since if busy else state.now)
-    state.keep_job(job)
+    if job.record.state is not JobState.QUEUED:
+        # Who was sent away by a busy worker has been waiting all the time.
+        busy = failure.kind is FailureKind.BUSY
+        state.move(job, Happening.INTERRUPTED, queued_since=job.record.queued_since if busy else state.now)
+        state.keep_job(job)
     wait(state, job, delay_s)
 
 
@@ -329,6 +293,8 @@ def forget(state: State, job: LiveJob) -> None:
         state.queue.remove(job.id)
     state.watching.pop(job.id, None)
     state.timers.clear_job(job.id)
+    asking.drop(state, job)
+    dispatch.rub_out(state, job)
     del state.jobs[job.id]
 
 

@@ -14,7 +14,7 @@ from llorch.base.errors import PoolUnavailable, WorkerUnavailable
 from llorch.base.ids import ModelId, PoolId, WorkerId
 from llorch.core.fleet import Fleet, LoadKey, Worker
 from llorch.core.job import Wishes
-from llorch.core.policy import Candidate, Policy, TaskView
+from llorch.core.policy import Candidate
 from llorch.core.prefixes import CROWD, Held
 from llorch.core.queue import Shape
 from llorch.core.worker import WorkerState
@@ -36,10 +36,10 @@ class Leaning(NamedTuple):
         return f", holds {parts} of {self.held.total} prefix parts" if parts else ""
 
 
-class Choice(NamedTuple):
-    """The chosen worker, None when none could be; reasons name others, at most as many as asked for."""
+class Found(NamedTuple):
+    """Workers that can take a job now, best first; reasons name others, at most as many as asked for."""
 
-    worker: Worker | None
+    ranked: list[Worker]
     reasons: Reasons
 
 
@@ -104,27 +104,27 @@ def takes(fleet: Fleet, shape: Shape, worker: Worker) -> bool:
 
 
 class Chooser:
-    """Runs the three steps for one job."""
+    """Runs the first two steps for one job: the choice itself is the policy's."""
 
-    def __init__(self, fleet: Fleet, policy: Policy, reasons_max: int) -> None:
+    def __init__(self, fleet: Fleet, reasons_max: int) -> None:
         self._fleet = fleet
-        self._policy = policy
         self._reasons_max = reasons_max
 
-    def choose(self, task: TaskView, shape: Shape, leaning: Leaning, now: float) -> Choice:
-        """A worker for the job, or the reasons why not. Deterministic: ties go to the smaller id."""
+    def find(self, shape: Shape, leaning: Leaning, now: float) -> Found:
+        """Who could take the job now, ranked; or nobody, and why. Deterministic: ties go to the smaller id."""
         reasons: Reasons = []
         feasible = self._feasible(shape, leaning, reasons)
         if not feasible:
-            return Choice(None, self._why_none(shape, reasons, now))
-        ranked = self._rank(feasible, shape, leaning)
-        candidates = [self._candidate(worker, shape, leaning) for worker in ranked]
-        chosen = self._policy.choose_worker(task, candidates)
-        worker = next((worker for worker in ranked if worker.id == chosen), ranked[0])
-        for other in ranked:
-            if other is not worker and len(reasons) < self._reasons_max:
+            return Found([], self._why_none(shape, reasons, now))
+        return Found(self._rank(feasible, shape, leaning), reasons)
+
+    def passed_over(self, found: Found, chosen: Worker, leaning: Leaning) -> Reasons:
+        """The reasons found, and those that were not taken though they could have been."""
+        reasons = list(found.reasons)
+        for other in found.ranked:
+            if other is not chosen and len(reasons) < self._reasons_max:
                 reasons.append((other.id, f"could{leaning.told(other)}, but another ranked better"))
-        return Choice(worker, reasons)
+        return reasons
 
     def _feasible(self, shape: Shape, leaning: Leaning, reasons: Reasons) -> list[Worker]:
         """Open fitting workers. With wishes for pools all are looked at, else the liked ones and the first by load."""
@@ -192,7 +192,8 @@ class Chooser:
 
         return sorted(workers, key=key)
 
-    def _candidate(self, worker: Worker, shape: Shape, leaning: Leaning) -> Candidate:
+    def candidate(self, worker: Worker, shape: Shape, leaning: Leaning) -> Candidate:
+        """An open worker as the policy sees it."""
         assert worker.open_key is not None
         return Candidate(
             worker_id=worker.id,

@@ -12,7 +12,7 @@ from hashlib import blake2b
 from typing import Protocol
 
 from llorch.base.ids import JobId, ModelId, PoolId, SessionId, TenantId, WorkerId
-from llorch.core.job import Failure, FailureKind, JobSpec, Priority
+from llorch.core.job import Failure, FailureKind, JobSpec, Priority, Timeouts
 from llorch.core.settings import BrainSettings
 
 
@@ -92,16 +92,6 @@ class Rejection:
 class WhenFull(Enum):
     REJECT = "reject"
     DROP_OLDEST_BATCH = "drop_oldest_batch"
-
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """Seconds; `queue_s` counts from joining the queue, `total_s` from acceptance; None: no limit."""
-
-    queue_s: float | None
-    first_token_s: float
-    stall_s: float
-    total_s: float | None
 
 
 class Policy(Protocol):

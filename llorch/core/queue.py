@@ -194,6 +194,13 @@ class Queue:
             waiting.held = False
             self.lane(waiting.shape.lane).add(waiting.key, waiting.shape)
 
+    def hold(self, job_id: JobId) -> None:
+        """An offered job keeps its place, but is not offered any more."""
+        waiting = self._waiting[job_id]
+        if not waiting.held:
+            waiting.held = True
+            self.lane(waiting.shape.lane).remove(waiting.key, waiting.shape)
+
     def reshape(self, job_id: JobId, shape: Shape) -> None:
         """The job demands something else of the same lane now; its place stays."""
         waiting = self._waiting[job_id]

@@ -55,7 +55,7 @@ def _restore_job(state: State, record: JobRecord, relayed: Relayed | None) -> Li
     state.sequence = max(state.sequence, record.sequence + 1)
     if record.spec.idempotency_key is not None:
         state.remember_key(record.spec.tenant, record.spec.idempotency_key, job.id)
-    limit = journey.total_limit_at(job)
+    limit = job.total_limit_at
     if limit is not None:
         state.timers.set(Bell.TOTAL, job.id, limit)
     return job

@@ -29,6 +29,10 @@ class BrainSettings:
     continue_wait_s: float = 10.0
     restart_wait_s: float = 60.0
     batch_ageing_s: float = 300.0
+    ask_limit_s: float = 1.0
+    stale_answers_max: int = 3
+    declined_first_s: float = 1.0
+    declined_max_s: float = 15.0
     announce_every_s: float = 1.0
     announce_batch: int = 500
     reasons_max: int = 8

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from llorch.base.ids import JobId, ModelId, SessionId, TenantId, WorkerId
 from llorch.core.effects import Decision, Effect, Persist, PoolDropped, PoolRecord, WorkerForgotten
 from llorch.core.fleet import Fleet, Seat, Worker
-from llorch.core.job import JobRecord
-from llorch.core.policy import Policy, TaskView, Timeouts
+from llorch.core.job import JobRecord, Timeouts
+from llorch.core.policy import Hook, Policy, Rejection, TaskView
 from llorch.core.queue import Queue, Shape
 from llorch.core.settings import BrainSettings
 from llorch.core.timers import Timers
 from llorch.core.transitions import Happening, after
+
+if TYPE_CHECKING:
+    from llorch.core.asking import Question
 
 
 @dataclass(slots=True)
@@ -27,6 +31,10 @@ class LiveJob:
     `context_need` is what a worker's context must hold, 0 when unknown; `need_exact` says whether tokens were counted.
     `bounces` counts the busy workers in a row that sent the job away. `doom` is the error that the job ends with as
     soon as its stopped attempt has said how many tokens the client has.
+
+    `questions` are open ones to the policy script, `said` is what it answered and `explain` does not know yet.
+    `rejection` is its word at the door. `pencilled` is the seat kept while it is asked for a worker; it `declined` all
+    that were offered so many times in a row, or named one (`stale`) that could not take the job any more.
     """
 
     record: JobRecord
@@ -40,6 +48,12 @@ class LiveJob:
     failures: int = 0
     bounces: int = 0
     doom: tuple[str, str] | None = None
+    questions: set[int] = field(default_factory=set)
+    said: list[str] = field(default_factory=list)
+    rejection: Rejection | None = None
+    pencilled: Seat | None = None
+    declined: int = 0
+    stale: int = 0
     continuing: bool = False
     restarted: bool = False
     tokens_relayed: int = 0
@@ -53,6 +67,13 @@ class LiveJob:
     def seat(self) -> Seat:
         """The current attempt."""
         return (self.record.spec.job_id, self.record.attempts)
+
+    @property
+    def total_limit_at(self) -> float | None:
+        """When the job has to be over, by its own deadline, timeout, or the policy; None: never."""
+        spec = self.record.spec
+        limits = [limit for limit in (spec.deadline_s, spec.timeout_s, self.timeouts.total_s) if limit is not None]
+        return self.record.accepted_at + min(limits) if limits else None
 
     @property
     def model_told(self) -> bool:
@@ -96,6 +117,11 @@ class State:
         self.keys: OrderedDict[tuple[TenantId, str], JobId] = OrderedDict()
         self.watching: OrderedDict[JobId, None] = OrderedDict()
         self.unmet_pins: dict[Shape, float] = {}
+        self.scripted: frozenset[Hook] = frozenset()
+        self.policy_name = ""
+        self.questions: dict[int, Question] = {}
+        self.asked = 0
+        self.utc_offset_s = 0
         self.admitting = 0
         self.sequence = 0
         self.draining = False

@@ -22,6 +22,7 @@ class Bell(StrEnum):
     REUNION = "job reunion"  # a broken-off job found no worker to go on
     STOP = "job stop"  # a stopped attempt was not reported over in time
     GRACE = "job grace"  # the dropped client did not come back
+    ASK = "question answer"  # the policy script said nothing in time
     SEAT = "attempt seat"  # a stopped attempt's slot counts as free
     LEASE = "worker lease"  # the worker's lease ran out
     REST = "worker rest"  # a busy worker may be asked again

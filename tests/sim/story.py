@@ -10,6 +10,7 @@ from sim.world import FAULTS_END_S, FakeWorker, World
 from llorch.base.ids import JobId, ModelId, PoolId, SessionId, WorkerId
 from llorch.core import events as happened
 from llorch.core.job import JobSpec, OnDisconnect, Priority, Wishes
+from llorch.core.policy import Hook
 from llorch.core.worker import WorkerSpec
 
 FAULTS = (
@@ -27,6 +28,7 @@ FAULTS = (
     "disk",
     "crash",
     "stop",
+    "script",
 )
 MODELS = (ModelId("red"), ModelId("blue"))
 
@@ -45,9 +47,15 @@ def fill(world: World) -> None:
     for number in range(rng.randint(3, 12) + 15 * rush):
         at = rush_at + rng.random() if rush else rng.uniform(0.0, FAULTS_END_S)
         world.later(at, partial(_client, world, number))
+    if rng.random() < 0.5:
+        world.load_script(_hooks(world))
     for _ in range(rng.randint(0, 6)):
         world.later(rng.uniform(0.5, FAULTS_END_S), partial(_fault, world))
     world.later(FAULTS_END_S + 0.001, lambda: _mend(world))
+
+
+def _hooks(world: World) -> frozenset[Hook]:
+    return frozenset(hook for hook in Hook if world.rng.random() < 0.5)
 
 
 def _spec(world: World, number: int) -> WorkerSpec:
@@ -140,6 +148,8 @@ def _fault(world: World) -> None:
         world.tell(happened.WorkerForgetRequested(worker.spec.worker_id))
     elif kind == "pool":
         world.tell(happened.PoolRegistered(worker.spec.pool, draining=rng.random() < 0.5))
+    elif kind == "script":
+        world.load_script(_hooks(world))
     elif kind == "disk":
         world.disk_full_until = world.now + rng.uniform(0.1, 4.0)
     elif kind == "stop":

@@ -14,6 +14,7 @@ from functools import partial
 from random import Random
 from typing import Protocol
 
+from sim import script
 from sim.checkers import Checkers
 
 from llorch.base.ids import JobId, ModelId, PoolId, WorkerId
@@ -23,6 +24,7 @@ from llorch.core.brain import BrainSettings
 from llorch.core.effects import Effect
 from llorch.core.events import Event
 from llorch.core.job import Failure, FailureKind, JobRecord, JobSpec, Result
+from llorch.core.policy import Hook
 from llorch.core.worker import Load, WorkerRecord, WorkerSpec
 from llorch.orchestratord.owed import Owed
 
@@ -39,6 +41,7 @@ SETTINGS = BrainSettings(
     continue_wait_s=4.0,
     restart_wait_s=6.0,
     announce_every_s=1.0,
+    declined_max_s=2.0,
 )
 FAULTS_END_S = 12.0
 ALL_OVER_S = 120.0
@@ -101,6 +104,7 @@ class World:
         self.wanted_stop: set[JobId] = set()
         self.model_told: dict[JobId, ModelId] = {}
         self.disk_full_until = 0.0
+        self.script: frozenset[Hook] = frozenset()
         self.owed = Owed()
         self.checkers = Checkers(SETTINGS)
         self.history: list[str] = []
@@ -238,12 +242,33 @@ class World:
             self._cancel_attempt(effect)
         elif isinstance(effect, to_do.CountTokens):
             self._count(effect)
+        elif isinstance(effect, to_do.Ask):
+            self._ask(effect)
         elif isinstance(effect, to_do.DrainWorker):
             for worker in self.workers:
                 worker.draining = worker.draining or worker.spec.url == effect.url
         elif isinstance(effect, to_do.Finish):
             for (job_id, _), relay in self.relays.items():
                 relay.open = relay.open and job_id != effect.job_id
+
+    def load_script(self, hooks: frozenset[Hook]) -> None:
+        """A script with these hooks takes the place of the one before."""
+        self.script = hooks
+        self.tell(happened.PolicyLoaded(hooks, "fake.star"))
+
+    def _ask(self, ask: to_do.Ask) -> None:
+        """A script of moods: it answers, fails, says nothing, or comes too late; a sound one after the faults."""
+        mood = self.rng.random() if self.faulty else 1.0
+        if mood < 0.1:
+            return
+        event: Event = happened.PolicyAnswered(ask.ask_id, script.answer(self.rng, ask, moody=self.faulty))
+        if mood < 0.2:
+            event = happened.PolicyFailed(ask.ask_id, "error")
+        asker, late = self.brain, self.faulty and mood > 0.9
+        self.later(
+            self.rng.uniform(0.9, 1.5) if late else self.soon(),
+            lambda: self.tell(event) if self.brain is asker else None,  # a script dies with its orchestratord
+        )
 
     def crash(self) -> None:
         """kill -9 of orchestratord: memory gone, streams cut (workers notice and free their slots), then a restart."""
@@ -279,6 +304,7 @@ class World:
                 },
             )
         )
+        self.load_script(self.script)
 
     def _count(self, effect: to_do.CountTokens) -> None:
         worker = self.at(effect.url)

@@ -6,6 +6,7 @@ ringing whenever the brain asked for it; `restart` throws the brain away and sta
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
@@ -16,7 +17,9 @@ from llorch.core import events as happened
 from llorch.core.brain import Brain, BrainSettings
 from llorch.core.effects import Effect
 from llorch.core.events import Event
+from llorch.core.hooks import read_answer
 from llorch.core.job import Ending, Failure, FailureKind, JobRecord, JobSpec, OnDisconnect, Priority, Result, Wishes
+from llorch.core.policy import Hook
 from llorch.core.worker import Load, WorkerRecord, WorkerSpec
 
 SEPARATOR = "----"
@@ -34,6 +37,7 @@ class Player:
         self.jobs: dict[str, JobRecord] = {}
         self.workers: dict[str, WorkerRecord] = {}
         self.frames: dict[JobId, int] = {}
+        self.asked: dict[int, to_do.Ask] = {}
         self.sequence = 0
 
     def play(self, text: str) -> str:
@@ -78,6 +82,8 @@ class Player:
         for effect in effects:
             if isinstance(effect, to_do.Persist):
                 self._keep(effect.record)
+            elif isinstance(effect, to_do.Ask):
+                self.asked[effect.ask_id] = effect
         return [f"{self.now:g} {told(effect)}" for effect in effects]
 
     def _keep(self, record: to_do.Record) -> None:
@@ -185,6 +191,12 @@ def _stopped(player: Player, words: Words, options: Options) -> Event:
     return happened.AttemptStopped(job_id, attempt, player.frames.get(job_id, 0))
 
 
+def _answer(player: Player, words: Words, options: Options) -> Event:
+    """`answer 3 "w1"`: the script's return value as JSON without blanks."""
+    ask = player.asked[int(words[0])]
+    return happened.PolicyAnswered(ask.ask_id, read_answer(ask.hook, ask.arguments, json.loads(words[1])))
+
+
 COMMANDS: dict[str, Callable[[Player, Words, Options], Event]] = {
     "submit": _submit,
     "worker": _worker,
@@ -201,6 +213,9 @@ COMMANDS: dict[str, Callable[[Player, Words, Options], Event]] = {
     "drain": lambda player, words, options: happened.DrainStarted(),
     "drain-worker": lambda player, words, options: happened.WorkerDrainRequested(WorkerId(words[0])),
     "forget-worker": lambda player, words, options: happened.WorkerForgetRequested(WorkerId(words[0])),
+    "script": lambda player, words, options: happened.PolicyLoaded(frozenset(map(Hook, words[1:])), words[0]),
+    "answer": _answer,
+    "fault": lambda player, words, options: happened.PolicyFailed(int(words[0]), words[1]),
     "pool": lambda player, words, options: happened.PoolRegistered(PoolId(words[0]), "draining" in words),
 }
 
@@ -230,8 +245,17 @@ def told(effect: Effect) -> str:
             return f"count {effect.job_id} on {effect.worker_id}"
         case to_do.DrainWorker():
             return f"drain {effect.worker_id}"
+        case to_do.Ask():
+            return _asked(effect)
         case _:
             return repr(effect)
+
+
+def _asked(ask: to_do.Ask) -> str:
+    arguments: dict[str, Any] = ask.arguments
+    workers = [worker["worker_id"] for worker in arguments.get("workers", ())]
+    of = f" of {', '.join(workers)}" if workers else ""
+    return f"ask {ask.ask_id} {ask.hook.value} {arguments['task']['job_id']}{of}"
 
 
 def _kept(record: Any) -> str:
