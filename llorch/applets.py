@@ -80,8 +80,13 @@ ROLES = (
     _worker_with("cpu"),
     _worker_with("cuda"),
     _worker_with("metal"),
+    Applet(
+        "llorch.orchestratord.policy_cli:main", "policy scripts: check one, show the one in force", word="policy"
+    ),
     Applet("llorch.applets:run_self", "this program: version, install, links, runtimes, check", word="self"),
 )
+# Started by other processes of ours only; no help speaks of them.
+HIDDEN = (Applet("llorch.scripting.child:main", "", word="policy-child"),)
 
 # First words of `llorch` that llorch.remote.main parses itself: (word, help).
 REMOTE_WORDS = (
@@ -92,7 +97,7 @@ REMOTE_WORDS = (
     ("demo", "the whole system on this machine, in one minute"),
 )
 # Words it knows, but cannot do in this version: it says so instead of `unknown command`.
-REMOTE_WORDS_LATER = ("run", "bench", "policy", "service", "dev", "init")
+REMOTE_WORDS_LATER = ("run", "bench", "service", "dev", "init")
 # Words after `llorch pool` that concern the operator's side even without --host.
 REMOTE_POOL_WORDS = ("register", "install", "uninstall", "upgrade", "rollback")
 # Words of the pool CLI that people type after a role's name (`llorch worker list`).
@@ -112,7 +117,7 @@ def links() -> list[str]:
 
 def find(name: str) -> Applet | None:
     """The row that answers to `name`, if any."""
-    return next((role for role in ROLES if role.answers_to(name)), None)
+    return next((role for role in (*ROLES, *HIDDEN) if role.answers_to(name)), None)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -82,8 +82,11 @@ def plain(value: Any) -> dict[str, object]:
 
 
 def workers_argument(candidates: list[Candidate]) -> list[dict[str, object]]:
-    """`workers`: best first, as the built-in policy ranks them."""
-    return [plain(candidate) for candidate in candidates]
+    """`workers`: best first, as the built-in policy ranks them. Its load is called `busy`: Starlark reserves `load`."""
+    return [
+        {"busy" if name == "load" else name: value for name, value in plain(candidate).items()}
+        for candidate in candidates
+    ]
 
 
 def queue_argument(queue: QueueView) -> dict[str, object]:

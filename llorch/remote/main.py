@@ -21,7 +21,7 @@ COMMANDS = CommandTable(
         ("demo",): Leaf("llorch.remote.demo:demo", "the whole system on this machine, in one minute"),
     },
     groups={"jobs": "jobs of the orchestrator", "pool": "pools over SSH: any llorch-pool command with --host"},
-    not_yet=("run", "bench", "policy", "service", "dev", "init"),
+    not_yet=("run", "bench", "service", "dev", "init"),
 )
 _POOL_NOT_YET = ("install", "uninstall", "upgrade", "rollback")
 
