@@ -88,7 +88,7 @@ UNUSED_STDLIB = (
 UNWANTED = (
     *("numpy", "transformers", "openai", "pydantic", "pydantic_core", "rich", "typer", "pygments", "sympy", "mpmath"),
     *("networkx", "setuptools", "pkg_resources", "pip", "wheel", "pytest", "_pytest", "hypothesis", "mypy", "ruff"),
-    *("PyInstaller", "IPython", "zstandard", "brotli", "trio", "starlark", "regex"),
+    *("PyInstaller", "IPython", "zstandard", "brotli", "trio", "regex"),
 )
 # Shared libraries of modules left out, and those every Linux has.
 UNNEEDED_LIBRARIES = (
@@ -112,7 +112,7 @@ LATER = "later/"  # name of deferred entries in the frozen file, see llorch/host
 def hidden_imports() -> list[str]:
     """All of llorch, all of the standard library, and what only payload code imports."""
     stdlib = [name for name in sys.stdlib_module_names if name not in UNUSED_STDLIB and not name.startswith("_test")]
-    return sorted({*stdlib, *_submodules(), *_own_modules(), "backports.zstd", "typing_extensions"})
+    return sorted({*stdlib, *_submodules(), *_own_modules(), "backports.zstd", "typing_extensions", "starlark.starlark"})
 
 
 def _submodules() -> set[str]:

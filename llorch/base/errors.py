@@ -72,6 +72,13 @@ class Unauthorized(ClientError):
     status = 401
 
 
+class Forbidden(ClientError):
+    """This orchestratord does not allow that."""
+
+    code = "FORBIDDEN"
+    status = 403
+
+
 class ModelNotFound(ClientError):
     """No such model."""
 

@@ -226,6 +226,10 @@ class AsyncClient:
         """The workers orchestratord knows."""
         return await self._object(calls.workers())
 
+    async def policy(self) -> dict[str, Any]:
+        """The policy script in force and how it does."""
+        return await self._object(calls.policy())
+
     async def models(self) -> dict[str, Any]:
         """What can be served."""
         return await self._object(calls.models())

@@ -65,6 +65,11 @@ def jobs(status: str | None, limit: int | None, cursor: str | None) -> Call:
     return Call("GET", "/v2/tasks" + ("?" + urlencode(given) if given else ""))
 
 
+def policy() -> Call:
+    """`GET /v2/policy`."""
+    return Call("GET", "/v2/policy")
+
+
 def explain(job_id: str) -> Call:
     """`GET /v2/tasks/{id}/explain`."""
     return Call("GET", _task(job_id, "/explain"))

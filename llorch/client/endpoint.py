@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from llorch import __version__
+from llorch.base import config
 from llorch.base.addresses import netloc
 from llorch.base.errors import ConfigError
 
@@ -75,6 +76,16 @@ def parse(url: str, key: str | None = None) -> Endpoint:
         prefix=parts.path.rstrip("/"),
         key=key,
     )
+
+
+def configured_url(env: Mapping[str, str], flag: str | None = None) -> str | None:
+    """The URL somebody configured, or None. Raises ConfigError."""
+    if flag or env.get("LLORCH_ORCHESTRATOR"):
+        return flag or env["LLORCH_ORCHESTRATOR"]
+    named = config.load_file(config.config_path(env)).get("orchestrator")
+    if named is not None and not isinstance(named, str):
+        raise ConfigError("llorch.toml: 'orchestrator' must be a URL in quotes")
+    return named or None
 
 
 def read_key(env: Mapping[str, str], key_file: str | None = None) -> str | None:

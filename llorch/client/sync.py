@@ -163,6 +163,10 @@ class Client:
         """The workers orchestratord knows."""
         return self._object(calls.workers())
 
+    def policy(self) -> dict[str, Any]:
+        """The policy script in force and how it does."""
+        return self._object(calls.policy())
+
     def models(self) -> dict[str, Any]:
         """What can be served."""
         return self._object(calls.models())

@@ -13,6 +13,7 @@ import llorch
 from llorch.base.errors import HostError
 
 REAP_LIMIT_S = 5.0
+_NOTHING: dict[str, str] = {}
 
 
 class Child:
@@ -27,8 +28,8 @@ class Child:
         try:
             self._process = subprocess.Popen(
                 list(argv),
-                env={},
-                stdin=theirs,
+                env=_NOTHING,
+                stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,

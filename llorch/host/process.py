@@ -225,6 +225,12 @@ def on_stop(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> No
         loop.add_signal_handler(number, callback)
 
 
+def on_reload(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
+    """Call `callback` in `loop` for every SIGHUP; on a terminal, where it means that this is gone, it still ends us."""
+    if not sys.stdin or not sys.stdin.isatty():
+        loop.add_signal_handler(signal.SIGHUP, callback)
+
+
 def _open_handle(pid: int) -> int | None:
     """A pidfd where the kernel has it: it cannot be re-used by another process as a pid can."""
     if pid <= 0 or not hasattr(os, "pidfd_open"):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
 from llorch.base.clock import SystemClock
+from llorch.core.events import ZoneChanged
 
 
 class BrainClock:
@@ -19,3 +22,18 @@ class BrainClock:
     def unix(self, at: float) -> float:
         """The wall clock's reading at the moment `at`."""
         return self._clock.wall() + (at - self.now())
+
+
+class Zone:
+    """How far local time is ahead of UTC; it changes with summer time."""
+
+    def __init__(self) -> None:
+        self._told: int | None = None
+
+    def news(self) -> ZoneChanged | None:
+        """The offset, the first time and after every change; None: nothing new."""
+        offset_s = time.localtime().tm_gmtoff
+        if offset_s == self._told:
+            return None
+        self._told = offset_s
+        return ZoneChanged(offset_s)

@@ -10,6 +10,7 @@ import ssl
 import time
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 
 from llorch.base import clock, log, worker_token
 from llorch.base.addresses import local_url
@@ -19,19 +20,22 @@ from llorch.base.ids import JobId, ModelId
 from llorch.core.brain import Brain
 from llorch.core.events import DrainStarted, PoolRegistered, Relayed, Restarted
 from llorch.core.job import JobRecord
-from llorch.host.process import on_stop
+from llorch.host import runtime
+from llorch.host.process import on_reload, on_stop
 from llorch.orchestratord import access, statedir, upstream
 from llorch.orchestratord.access import Access
 from llorch.orchestratord.adopt import Adopter, Contact
-from llorch.orchestratord.clock import BrainClock
+from llorch.orchestratord.clock import BrainClock, Zone
 from llorch.orchestratord.dispatch import Dispatcher
 from llorch.orchestratord.driver import Driver
 from llorch.orchestratord.known_models import CatalogWatch
 from llorch.orchestratord.metrics import Metrics
+from llorch.orchestratord.policy_file import Owner, PolicyFile, PolicyPlace, place_of
 from llorch.orchestratord.routes import application
 from llorch.orchestratord.service import Phase, Service
-from llorch.orchestratord.settings import LanAccess, Settings
+from llorch.orchestratord.settings import LanAccess, Mode, Settings
 from llorch.orchestratord.streams import JobStream, Streams
+from llorch.scripting.policy import ScriptedPolicy
 from llorch.store.segments import Segments
 from llorch.store.store import FILE_NAME, Snapshot, Store
 from llorch.web.listening import Listener
@@ -44,6 +48,7 @@ TICK_S = 1.0
 SWEEP_EVERY_S = 30.0
 DRAIN_POLL_S = 0.05
 OPEN_FILES_WANTED = 65_536
+POLICY_CHILD = partial(runtime.daemon_command, "policy-child")
 
 
 class Stopped(Exception):
@@ -100,7 +105,8 @@ class Daemon:
         self._dispatcher = Dispatcher(
             session, group, brain_clock, metrics, door.token_for, lambda event: driver.post(event)
         )
-        driver = Driver(brain, store, segments, streams, self._dispatcher, brain_clock, metrics)
+        scripted = ScriptedPolicy(POLICY_CHILD, lambda event: driver.post(event), metrics.policy)
+        driver = Driver(brain, store, segments, streams, self._dispatcher, brain_clock, metrics, scripted.ask)
         adopter = Adopter(session, group, brain.worker, driver.post)
         self.service = Service(
             access=door,
@@ -113,7 +119,9 @@ class Daemon:
             metrics=metrics,
             adopter=adopter,
             catalog=CatalogWatch(os.environ),
+            policy=PolicyFile(policy_place(settings), POLICY_CHILD, scripted),
         )
+        self._zone = Zone()
         self._stop_wanted = asyncio.Event()
         self._stop_now = asyncio.Event()
 
@@ -125,6 +133,8 @@ class Daemon:
         service.refresh_catalog()
         await service.driver.tell(restarted(self._snapshot, service))
         self._adopt_again()
+        self._tell_zone()
+        policy_tasks = await self._start_policy()
         for stream in service.streams:
             if (place := service.brain.position(stream.job_id)) is not None:
                 stream.place(*place)
@@ -145,8 +155,24 @@ class Daemon:
             service.driver.stop()
             statedir.remove_record(settings.state_dir)
             await listener.stop()
-            for task in (ticks, sweeps, turns):
+            for task in (ticks, sweeps, turns, *policy_tasks):
                 task.cancel()
+            await service.policy.scripted.close()
+
+    async def _start_policy(self) -> list[asyncio.Task[None]]:
+        """Have a script answer from now on, where there is one. Raises ConfigError."""
+        policy = self.service.policy
+        await policy.start()
+        if policy.place.owner is not Owner.NOBODY:
+            on_reload(asyncio.get_running_loop(), policy.want_reload)
+        return [
+            self._group.create_task(policy.scripted.run(), name="policy"),
+            self._group.create_task(policy.watch(), name="policy file"),
+        ]
+
+    def _tell_zone(self) -> None:
+        if (news := self._zone.news()) is not None:
+            self.service.driver.post(news)
 
     def _adopt_again(self) -> None:
         """Workers that an operator added before the restart do not know of it: look for them."""
@@ -178,12 +204,13 @@ class Daemon:
             log.event(logger, "the grace time is over; running jobs continue after the next start")
 
     async def _tick(self) -> None:
-        """Pings, stalled clients, journals that the disk refused."""
+        """Pings, stalled clients, journals that the disk refused, summer time."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(TICK_S)
             self.service.streams.tick(loop.time())
             self.service.segments.settle()
+            self._tell_zone()
 
     async def _sweep(self) -> None:
         """Remove what has been kept long enough, and journals that no job claims."""
@@ -236,6 +263,11 @@ def _with_prefixes(record: JobRecord) -> JobRecord:
     except InvalidRequest:
         return record  # a damaged payload: its attempt will say so
     return replace(record, spec=replace(record.spec, prefixes=prefixes)) if prefixes else record
+
+
+def policy_place(settings: Settings) -> PolicyPlace:
+    """Where the policy script is, if this orchestratord may have one."""
+    return place_of(settings.policy, settings.state_dir, is_open=settings.mode is not Mode.PLATFORM)
 
 
 def service_url(settings: Settings, sock: socket.socket) -> str:

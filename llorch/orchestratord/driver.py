@@ -11,6 +11,7 @@ worker is ready, a pool drains, a cancel is under way) holds as long as this pro
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from llorch.base import errors, log
@@ -80,6 +81,7 @@ class Driver:
         dispatcher: Dispatcher,
         clock: BrainClock,
         metrics: Metrics,
+        ask: Callable[[Ask], None],
     ) -> None:
         self.brain = brain
         self.store = store
@@ -88,6 +90,7 @@ class Driver:
         self.clock = clock
         self.metrics = metrics
         self._dispatcher = dispatcher
+        self._ask = ask
         self._inbox: list[tuple[Event, asyncio.Future[None] | None]] = []
         self._arrived = asyncio.Event()
         self._submissions: dict[JobId, _Submission] = {}
@@ -229,7 +232,7 @@ class Driver:
             case DrainWorker():
                 self._dispatcher.drain(effect)
             case Ask():
-                log.event(logger, "no policy script is loaded", level=30, hook=effect.hook)
+                self._ask(effect)
 
     def _answer(self, job_id: JobId, answer: Accept | Duplicate | LlorchError) -> None:
         submission = self._submissions.pop(job_id, None)

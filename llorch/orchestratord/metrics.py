@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+
+from llorch.core.policy import Hook
+from llorch.scripting.faults import Reason
 
 LATENCY_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+CALL_BOUNDS_S = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 
 
 class Counter:
@@ -26,14 +30,15 @@ class Counter:
 class Histogram:
     """Durations in seconds, in fixed buckets."""
 
-    def __init__(self, name: str, help_line: str) -> None:
+    def __init__(self, name: str, help_line: str, bounds_s: Sequence[float] = LATENCY_BOUNDS_S) -> None:
         self.name, self.help = name, help_line
-        self._counts = [0] * (len(LATENCY_BOUNDS_S) + 1)
+        self._bounds_s = bounds_s
+        self._counts = [0] * (len(bounds_s) + 1)
         self._sum = 0.0
 
     def observe(self, seconds: float) -> None:
         """Count one duration."""
-        place = next((n for n, bound in enumerate(LATENCY_BOUNDS_S) if seconds <= bound), len(LATENCY_BOUNDS_S))
+        place = next((n for n, bound in enumerate(self._bounds_s) if seconds <= bound), len(self._bounds_s))
         self._counts[place] += 1
         self._sum += seconds
 
@@ -42,11 +47,47 @@ class Histogram:
         yield f"# HELP {self.name} {self.help}"
         yield f"# TYPE {self.name} histogram"
         total = 0
-        for bound, count in zip((*map(str, LATENCY_BOUNDS_S), "+Inf"), self._counts, strict=True):
+        for bound, count in zip((*map(str, self._bounds_s), "+Inf"), self._counts, strict=True):
             total += count
             yield f'{self.name}_bucket{{le="{bound}"}} {total}'
         yield f"{self.name}_sum {self._sum:.6f}"
         yield f"{self.name}_count {total}"
+
+
+class PolicyFigures:
+    """How often a policy script was asked, how long it took, and how often the built-in policy had to answer."""
+
+    def __init__(self) -> None:
+        self._calls: dict[Hook, int] = {}
+        self._fallbacks: dict[Hook, dict[Reason, int]] = {}
+        self._seconds = Histogram("llorch_policy_call_seconds", "From question to answer.", CALL_BOUNDS_S)
+
+    def asked(self, hook: Hook, seconds: float) -> None:
+        """The script was asked."""
+        self._calls[hook] = self._calls.get(hook, 0) + 1
+        self._seconds.observe(seconds)
+
+    def fell_back(self, hook: Hook, reason: Reason) -> None:
+        """The built-in policy has to answer."""
+        reasons = self._fallbacks.setdefault(hook, {})
+        reasons[reason] = reasons.get(reason, 0) + 1
+
+    def counts(self) -> dict[str, object]:
+        """`calls` by hook, `fallbacks` by hook and reason."""
+        return {"calls": dict(self._calls), "fallbacks": {hook: dict(n) for hook, n in self._fallbacks.items()}}
+
+    def lines(self) -> Iterable[str]:
+        """The exposition lines; none when no script was ever asked."""
+        if not self._calls and not self._fallbacks:
+            return
+        calls = {hook.value: float(count) for hook, count in self._calls.items()}
+        yield from _lines("llorch_policy_calls_total", "Questions put to the script.", "counter", "hook", calls)
+        yield "# HELP llorch_policy_fallback_total Questions that the built-in policy answered instead of the script."
+        yield "# TYPE llorch_policy_fallback_total counter"
+        for hook, reasons in sorted(self._fallbacks.items()):
+            for reason, count in sorted(reasons.items()):
+                yield f'llorch_policy_fallback_total{{hook="{hook.value}",reason="{reason.value}"}} {count}'
+        yield from self._seconds.lines()
 
 
 class Metrics:
@@ -59,12 +100,14 @@ class Metrics:
         self.commits_failed = Counter("llorch_commits_failed_total", "Turns that could not be stored.")
         self.queue_wait = Histogram("llorch_queue_wait_seconds", "From acceptance to dispatch.")
         self.ttft = Histogram("llorch_time_to_first_token_seconds", "From acceptance to the first token.")
+        self.policy = PolicyFigures()
 
     def text(self, gauges: Mapping[str, float], workers: Mapping[str, float]) -> str:
         """The whole page; `gauges` are name to value, `workers` state to count."""
         parts: list[str] = []
         for source in (self.jobs, self.attempts_failed, self.frames, self.commits_failed, self.queue_wait, self.ttft):
             parts += source.lines()
+        parts += self.policy.lines()
         for name, value in gauges.items():
             parts += _lines(name, name.removeprefix("llorch_").replace("_", " ") + ".", "gauge", "", {"": value})
         parts += _lines("llorch_workers", "Workers by state.", "gauge", "state", workers)

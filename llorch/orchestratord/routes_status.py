@@ -9,21 +9,36 @@ from aiohttp import web
 from llorch.base.errors import Draining
 from llorch.core.worker import WorkerState
 from llorch.orchestratord import views
+from llorch.orchestratord.policy_file import PolicyFile
 from llorch.orchestratord.service import SERVICE, Phase
+from llorch.scripting.policy import Condition
 from llorch.web.answers import json_response
 
 
 async def health(request: web.Request) -> web.Response:
-    """`GET /health`: counts, key-free."""
-    counts = request.app[SERVICE].brain.counts()
+    """`GET /health`: counts, key-free; `policy` where there is a script or should be one."""
+    service = request.app[SERVICE]
+    counts = service.brain.counts()
     return json_response(
         {
             "status": "healthy",
             "pools": counts.pools,
             "workers": counts.workers,
             "queue_depth": counts.queue_depth,
+            **_policy(service.policy),
         }
     )
+
+
+def _policy(policy: PolicyFile) -> dict[str, object]:
+    """How the policy script does, where there is one or should be one."""
+    loaded, condition = policy.scripted.loaded, policy.condition
+    if condition is Condition.NONE:
+        return {}
+    if loaded is None:
+        return {"policy": condition.value}
+    script = {"name": loaded.name, "sha256": loaded.sha256[:12], "hooks": sorted(loaded.hooks)}
+    return {"policy": condition.value, "policy_script": script}
 
 
 async def alive(request: web.Request) -> web.Response:

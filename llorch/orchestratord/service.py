@@ -19,6 +19,7 @@ from llorch.orchestratord.clock import BrainClock
 from llorch.orchestratord.driver import Driver
 from llorch.orchestratord.known_models import CatalogWatch
 from llorch.orchestratord.metrics import Metrics
+from llorch.orchestratord.policy_file import PolicyFile
 from llorch.orchestratord.streams import JobStream, Streams
 from llorch.store.segments import Segments
 from llorch.store.store import Store
@@ -44,6 +45,7 @@ class Service:
     metrics: Metrics
     adopter: Adopter
     catalog: CatalogWatch
+    policy: PolicyFile
     carriers: Counter[JobId] = field(default_factory=Counter)  # requests whose connection carries a job's answer
     phase: Phase = Phase.STARTING
     keys_checked_at: float = 0.0

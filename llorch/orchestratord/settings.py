@@ -50,6 +50,7 @@ SETTINGS = (
     Setting("record_kept_s", Kind.NUMBER, 7 * 86400.0, "how long a job's record is kept"),
     Setting("grace_s", Kind.NUMBER, 10.0, "how long SIGTERM waits for running jobs"),
     Setting("connections_max", Kind.INTEGER, 10_000, "open connections at once"),
+    Setting("policy", Kind.TEXT, None, "policy script; else policy.star in the state directory, if there"),
     Setting("log_format", Kind.TEXT, "text", "form of the log lines", None, ("text", "json")),
     Setting("log_level", Kind.TEXT, "info", "least level that is logged", None, ("debug", "info", "warning", "error")),
 )
@@ -69,6 +70,7 @@ class Settings:
     record_kept_s: float
     grace_s: float
     connections_max: int
+    policy: Path | None
     log_format: LogFormat
     log_level: str
     state_dir: Path
@@ -107,6 +109,7 @@ def load(flags: argparse.Namespace, env: Mapping[str, str]) -> Settings:
         record_kept_s=values["record_kept_s"],
         grace_s=values["grace_s"],
         connections_max=values["connections_max"],
+        policy=None if values["policy"] is None else Path(values["policy"]).absolute(),
         log_format=LogFormat(values["log_format"]),
         log_level=values["log_level"],
         state_dir=config.state_dir(env, flags.state).absolute(),
@@ -131,6 +134,8 @@ def _check(values: Mapping[str, Any]) -> None:
         raise ConfigError(f"--queue-capacity {values['queue_capacity']}: must be 0 or more, or -1 for no bound")
     if (values["tls_cert"] is None) != (values["tls_key"] is None):
         raise ConfigError("--tls-cert and --tls-key go together")
+    if values["policy"] is not None and values["mode"] == Mode.PLATFORM.value:
+        raise ConfigError("--policy is not for --mode platform: its policy is built in and immutable")
     _check_durations(values, [setting.key for setting in SETTINGS if setting.key.endswith("_s")])
 
 

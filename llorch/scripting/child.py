@@ -12,7 +12,8 @@ import os
 import socket
 import time
 from dataclasses import asdict
-from typing import Any, BinaryIO
+from io import BufferedRWPair
+from typing import Any
 
 from llorch.base.errors import UsageError
 from llorch.core.policy import Hook
@@ -40,14 +41,14 @@ def main(argv: list[str], *, prog: str) -> int:
     return 0
 
 
-def _channel(prog: str) -> BinaryIO:
+def _channel(prog: str) -> BufferedRWPair:
     try:
         return socket.socket(fileno=0).makefile("rwb")
     except OSError:
         raise UsageError(f"{prog} is started by orchestratord, not by hand") from None
 
 
-def _serve(channel: BinaryIO, script_type: Any) -> None:
+def _serve(channel: BufferedRWPair, script_type: Any) -> None:
     first = _read(channel)
     if first is None:
         return
@@ -86,11 +87,11 @@ def _plain(fault: ScriptFault) -> dict[str, object]:
     return {"message": fault.message, "line": fault.line, "column": fault.column}
 
 
-def _read(channel: BinaryIO) -> dict[str, Any] | None:
+def _read(channel: BufferedRWPair) -> dict[str, Any] | None:
     line = channel.readline(LINE_MAX_BYTES)
     return json.loads(line) if line.endswith(b"\n") else None
 
 
-def _write(channel: BinaryIO, message: dict[str, Any]) -> None:
+def _write(channel: BufferedRWPair, message: dict[str, Any]) -> None:
     channel.write(json.dumps(message).encode() + b"\n")
     channel.flush()

@@ -31,7 +31,7 @@ def samples(hook: Hook) -> Iterator[tuple[str, Arguments]]:
 def _tasks() -> Iterator[tuple[str, Arguments]]:
     for priority, (when, now) in product(Priority, _MOMENTS.items()):
         for is_bare in (False, True):
-            words = f"a {priority.value} job {when}" + (" without model, session or limit" if is_bare else "")
+            words = f"{priority.value} job {when}" + (" without model, session or limit" if is_bare else "")
             yield words, task_argument(_task(priority, is_bare=is_bare), LocalTime.at(now, 0), 90.0 if is_bare else 0.0)
 
 

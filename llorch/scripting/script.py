@@ -116,7 +116,7 @@ def _fault(error: StarlarkError) -> ScriptFault:
 
 
 def top_functions(source: str) -> list[Function]:
-    """The functions that a script defines at its top level, as far as Python's parser can read it (Starlark is close)."""
+    """The functions at a script's top level; none where Python's parser cannot read it, which is rare."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):

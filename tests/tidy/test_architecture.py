@@ -40,7 +40,7 @@ EDGES = {
     "client": {"wire"},
     "model": {"batching", "host.process"},
     "store": {"core"},
-    "scripting": {"host.process"},
+    "scripting": {"core", "host.process", "host.children", "host.limits"},
     "web": {"wire"},
     "orchestratord": {
         *("core", "wire", "store", "scripting", "client", "web"),
