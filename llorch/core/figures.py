@@ -131,7 +131,7 @@ class Account:
     """
 
     groups: dict[Group, Figures]
-    policy: PolicyUse
+    policy_use: PolicyUse
     span_s: float
     turns: int = 0
     cut: bool = False

@@ -47,10 +47,11 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """`ended` of `jobs` are over. Needs no answer."""
+    """`ended` of `jobs` are over, and the virtual clock stands at `now`. Needs no answer."""
 
     ended: int
     jobs: int
+    now: float
 
 
 Rehearsal = Generator[Ask | Progress, Reply | None, Account]
@@ -102,7 +103,7 @@ class _Director:
                 yield from self._turn(stage.due())
             if self._turns - told >= TURNS_A_PROGRESS:
                 told = self._turns
-                yield Progress(stage.ended, len(stage.fates))
+                yield Progress(stage.ended, len(stage.fates), stage.now)
         return self._account()
 
     def _opening(self, script: PolicyLoaded | None) -> Iterable[Event]:

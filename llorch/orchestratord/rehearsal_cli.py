@@ -10,6 +10,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from llorch.orchestratord.rehearsing import BUILTIN, Telling, rehearsed
 from llorch.store.journal import read_journal
 
 DURATION_S = 3600.0
+# How often a script that declined all workers is asked again: in production more often, but a night of it takes hours.
+DECLINED_MAX_S = 300.0
 DURATION_MAX_S = 366 * 86_400.0
 # A Monday at midnight: scripts are told weekday and hour.
 SIMULATED_START = datetime(2024, 1, 1, tzinfo=UTC).timestamp()
@@ -155,7 +158,7 @@ def _source(path: str | None) -> tuple[str, str | None]:
 def _settings(arguments: argparse.Namespace) -> BrainSettings:
     """As the daemon would have them here: environment, `llorch.toml`, defaults."""
     flags = argparse.Namespace(config=arguments.config, state=None)
-    return settings_table.load(flags, os.environ).brain
+    return replace(settings_table.load(flags, os.environ).brain, declined_max_s=DECLINED_MAX_S)
 
 
 def _play(scene: Scene, policies: Mapping[str, tuple[str, str | None]]) -> list[Column]:

@@ -9,7 +9,7 @@ from typing import Any
 from llorch.core.figures import Account, Figures, Group
 
 HEADS = ("CLASS", "TENANT", "POLICY", "JOBS", "DONE", "REFUSED", "FAILED", "LEFT")
-TIMES = ("WAIT p50", "p95", "p99", "max", "TTFT p50", "p95", "TOK/S", "KEPT", "SWAPS", "EVICTED")
+TIMES = ("WAIT s p50", "p95", "p99", "max", "TTFT s p50", "p95", "TOK/S", "KEPT", "SWAPS", "EVICTED")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def summary(columns: Sequence[Column]) -> str:
         words.append(f"{title}_wait_max_s={_plain(figures.wait_s.max)}")
         words.append(f"{title}_tokens_per_s={figures.tokens_per_s:.2f}")
         words.append(f"{title}_refused={figures.outcomes['refused']}")
-        words.append(f"{title}_fallbacks={sum(column.account.policy.fallbacks.values())}")
+        words.append(f"{title}_fallbacks={sum(column.account.policy_use.fallbacks.values())}")
     return " ".join(words)
 
 
@@ -112,10 +112,10 @@ def remarks(columns: Sequence[Column]) -> list[str]:
         for what, codes in (("refused", account.all.refused), ("failed", account.all.failed)):
             if codes:
                 lines.append(f"{title}: {what}: {_counts(codes)}")
-        if account.policy.asked:
-            lines.append(f"{title}: asked: {_counts(account.policy.asked)}")
-        if account.policy.fallbacks:
-            lines.append(f"{title}: built-in answers instead: {_counts(account.policy.fallbacks)}")
+        if account.policy_use.asked:
+            lines.append(f"{title}: asked: {_counts(account.policy_use.asked)}")
+        if account.policy_use.fallbacks:
+            lines.append(f"{title}: built-in answers instead: {_counts(account.policy_use.fallbacks)}")
         if account.cut:
             lines.append(f"{title}: cut off after {account.turns} turns; the figures are of what was over by then")
     return lines

@@ -7,6 +7,7 @@ import sys
 import time
 from typing import Any
 
+from llorch.base import clock
 from llorch.base.errors import ConfigError
 from llorch.core.effects import Ask
 from llorch.core.events import PolicyAnswered, PolicyFailed, PolicyLoaded
@@ -21,7 +22,7 @@ from llorch.scripting.link import Link
 
 BUILTIN = "built-in"
 CHILDREN_MAX = 20
-TELL_EVERY_S = 2.0
+TELL_EVERY_S = 5.0
 
 
 class Telling:
@@ -33,15 +34,15 @@ class Telling:
         self._end = ""
 
     def progress(self, progress: Progress) -> None:
-        """Say how far it is, every two seconds."""
+        """Say how far it is, every few seconds."""
         now = time.monotonic()
         if now - self._told_at < TELL_EVERY_S:
             return
         self._told_at = now
-        line = f"llorch: {self._title}: {progress.ended} of {progress.jobs} jobs"
         self._end = "\n" if sys.stderr.isatty() else ""
         begin, end = ("\r", "") if self._end else ("", "\n")
-        sys.stderr.write(f"{begin}llorch: {self._title}: {progress.ended} of {progress.jobs} jobs{end}")
+        far = f"{progress.ended} of {progress.jobs} jobs, {clock.iso(progress.now)}"
+        sys.stderr.write(f"{begin}llorch: {self._title}: {far}{end}")
         sys.stderr.flush()
 
     def close(self) -> None:

@@ -207,8 +207,8 @@ def test_a_script_is_asked_and_changes_what_happens() -> None:
     played = play(Scene((worker(),), tuple(jobs), SETTINGS), PolicyLoaded(frozenset({Hook.ADMIT}), "no-x.star"), answer)
     assert played.all.refused == {"ADMISSION_REJECTED": 1}
     assert ended(played.all) == {"completed": 2, "refused": 1}
-    assert played.policy.asked == {"admit": 3}
-    assert played.policy.fallbacks == {"admit: error": 1}
+    assert played.policy_use.asked == {"admit": 3}
+    assert played.policy_use.fallbacks == {"admit: error": 1}
 
 
 def test_progress_is_told() -> None:
