@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from daemons import Cluster, ended
+from job_bench import Bench
 
 from llorch.base.errors import ConfigError, LlorchError, UsageError
 from llorch.base.ids import JobId, ModelId, PoolId, SessionId, TenantId, WorkerId
@@ -26,14 +28,14 @@ DEMO = ModelId("demo")
 # 2026-05-04 was a Monday.
 NOON = 1_777_896_000.0
 BOB_FIRST = 'def prioritize(task, ctx):\n    return 0.0 if task.tenant == "bob" else 1000.0\n'
-STUMBLES = 'def prioritize(task, ctx):\n    return {}["x"] if task.job_id in ("job-1", "job-3") else 0\n'
+STUMBLES = 'def prioritize(task, ctx):\n    return {}["x"] if task.job_id in ("past-1", "past-3") else 0\n'
 NOT_BOB = 'def admit(task, ctx):\n    return "not today" if task.tenant == "bob" else True\n'
 
 
 def job(number: int, accepted_at: float, waited_s: float, tokens_out: int = 11, **changes: Any) -> JobRecord:
     """A completed job: half a second to its first token, then ten tokens a second."""
     fields = {name: changes.pop(name) for name in ("worker_id", "state", "attempts") if name in changes}
-    spec = JobSpec(JobId(f"job-{number}"), b"", "00", 100, 1, model=DEMO, max_tokens=500)
+    spec = JobSpec(JobId(f"past-{number}"), b"", "00", 100, 1, model=DEMO, max_tokens=500)
     dispatched_at = accepted_at + waited_s
     first_at = dispatched_at + 0.5
     state = fields.get("state", JobState.COMPLETED)
@@ -261,7 +263,7 @@ def test_workers_that_are_gone_are_guessed(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_jobs_that_did_not_complete_come_as_they_were() -> None:
-    """Who was cancelled gives up as late; what a worker rejected is rejected again; the brain's own verdicts are not."""
+    """Who was cancelled gives up as late; what a worker rejected is rejected again; verdicts of the brain are not."""
     cancelled = job(1, NOON, 0.0, tokens_out=6, state=JobState.CANCELLED)
     rejected = replace(
         job(2, NOON, 0.0), state=JobState.FAILED, ending=Ending(JobState.FAILED, None, "INVALID_REQUEST", "no")
@@ -379,3 +381,22 @@ def test_arrivals_have_the_rates_of_the_file() -> None:
     assert all(NOON <= arrival.at < NOON + 4000.0 for arrival in drawn)
     with pytest.raises(ConfigError, match="at most 1000000"):
         fleet.arrivals(3, NOON, 1e8)
+
+
+def test_a_running_orchestratord_can_be_replayed(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside the daemon: what it did with real jobs comes out again."""
+    orchestratord = cluster.orchestratord()
+    bench = Bench(orchestratord)
+    try:
+        bench.worker(slots=1, token_delay_s=0.02)
+        names = [bench.submit(max_tokens=20) for _ in range(4)]
+        for name in names:
+            ended(orchestratord, name)
+        assert run("replay", "--journal", str(cluster.state), "--json") == 0
+    finally:
+        bench.close()
+    printed = capsys.readouterr().out
+    recorded, old = groups(printed, "recorded")[None, None], groups(printed, "old")[None, None]
+    assert recorded["outcomes"] == old["outcomes"]
+    assert recorded["tokens_out"] == old["tokens_out"] == 80
+    assert old["wait_s"]["max"] == pytest.approx(recorded["wait_s"]["max"], rel=0.2)
