@@ -6,8 +6,8 @@ from dataclasses import replace
 from functools import partial
 
 from llorch.base import errors
-from llorch.base.ids import JobId, ModelId
-from llorch.core import asking, journey
+from llorch.base.ids import JobId, ModelId, TenantId
+from llorch.core import asking, forecast, journey, sessions, tenants, waiting
 from llorch.core.asking import Unanswered
 from llorch.core.effects import Accept, CancelCause, CountTokens, Duplicate, Refuse
 from llorch.core.events import CatalogRead
@@ -34,13 +34,17 @@ def submit(state: State, spec: JobSpec) -> None:
     """A client asks for a job: refuse, answer with the earlier one, count its tokens first, or take it."""
     if spec.job_id in state.jobs:
         return
-    spec = replace(spec, model=_model_meant(state, spec.model))
+    model = tenants.model_for(state, spec.tenant) if spec.model is None else spec.model
+    spec = replace(spec, model=_model_meant(state, model))
     earlier = _earlier(state, spec)
     if earlier is not None:
         state.do(Duplicate(spec.job_id, earlier))
         return
     job = new_live_job(state, JobRecord(spec, JobState.ADMITTING, state.now, state.sequence, queued_since=state.now))
     state.sequence += 1
+    if not state.draining and (limit := tenants.too_fast(state, spec)) is not None:
+        refuse(state, job, *limit)
+        return
     if _refused(state, job):
         return
     hooks = [hook for hook in AT_DOOR if hook in state.scripted]
@@ -50,13 +54,18 @@ def submit(state: State, spec: JobSpec) -> None:
         return
     _hold(state, job)
     for hook in hooks:
-        context = {} if hook is Hook.TIMEOUT else {"ctx": _context(state)}
+        context = {} if hook is Hook.TIMEOUT else {"ctx": _context(state, spec.tenant)}
         asking.ask(state, job, hook, partial(_answered, state, job, hook), **context)
 
 
-def _context(state: State) -> dict[str, object]:
-    """`ctx` of `admit` and `prioritize`: how busy we are."""
-    return {"queue_depth": state.depth, "running": state.running(), "workers": state.fleet.live_count()}
+def _context(state: State, tenant: TenantId) -> dict[str, object]:
+    """`ctx` of `admit` and `prioritize`: how busy we are, and with whose jobs."""
+    return {
+        "queue_depth": state.depth,
+        "running": state.running(),
+        "workers": state.fleet.live_count(),
+        "tenant": tenants.context(state, tenant),
+    }
 
 
 def _answered(state: State, job: LiveJob, hook: Hook, answer: Answer | Unanswered) -> None:
@@ -96,12 +105,14 @@ def _hear_rejection(state: State, job: LiveJob) -> None:
 def _hold(state: State, job: LiveJob) -> None:
     """The job stands at the door until something is known."""
     state.jobs[job.id] = job
+    tenants.enter(state, job)
     state.admitting += 1
 
 
 def _let_go(state: State, job: LiveJob) -> None:
     """What the job stood at the door for is known."""
     del state.jobs[job.id]
+    tenants.leave(state, job)
     state.admitting -= 1
 
 
@@ -165,6 +176,7 @@ def refuse(
         state.admitting -= 1
         state.timers.clear_job(job.id)
         asking.drop(state, job)
+    tenants.leave(state, job)
     state.do(Refuse(job.id, code, message, retry_after_s, dict(details) or None))
 
 
@@ -179,6 +191,8 @@ def _refused(state: State, job: LiveJob) -> bool:
         refuse(state, job, errors.DeadlineUnmet.code, "the deadline has passed already")
     elif (problem := pin_problem(state.fleet, spec.wishes, spec.model)) is not None:
         refuse(state, job, problem.code, problem.message)
+    elif (limit := tenants.refusal(state, job) or sessions.refusal(state, job.record)) is not None:
+        refuse(state, job, *limit)
     else:
         return False
     return True
@@ -190,7 +204,7 @@ def _model_known(state: State, spec: JobSpec) -> bool:
 
 def _largest(state: State, job: LiveJob) -> Worker | None:
     """The ready worker with the longest context among those that could serve the job at all."""
-    shape = journey.shape_of(state, job)._replace(context=0)
+    shape = waiting.shape_of(state, job)._replace(context=0)
     fitting = (w for w in state.fleet.ready(shape.lane) if usable(state.fleet, w) and hard_misfit(shape, w) is None)
     return max(fitting, key=lambda worker: (worker.spec.context_length, worker.id), default=None)
 
@@ -250,10 +264,15 @@ def _too_long(state: State, job: LiveJob) -> bool:
 
 def admit(state: State, job: LiveJob) -> None:
     """Take the job if it fits and there is room: commit, then answer 202."""
-    if _too_long(state, job):
+    at_once = _can_start(state, job)
+    if _too_long(state, job) or _too_late(state, job, at_once=at_once):
         return
-    if _idle_worker(state, job) or _has_room(state):
-        _take(state, job)
+    if at_once:
+        _take(state, job, at_once=True)
+    elif (limit := tenants.too_many(state, job.record.spec)) is not None:
+        refuse(state, job, limit.code, limit.message, retry_after_s(state))
+    elif _has_room(state):
+        _take(state, job, at_once=False)
     elif Hook.ON_QUEUE_FULL in state.scripted:
         _hold(state, job)
         then = partial(_answered_when_full, state, job)
@@ -266,36 +285,51 @@ def _answered_when_full(state: State, job: LiveJob, answer: Answer | Unanswered)
     _let_go(state, job)
     if _repeated(state, job) or _refused(state, job) or _too_long(state, job):
         return
-    if isinstance(answer, WhenFull):
-        _make_room(state, job, answer)
-    else:
-        _make_room(state, job, state.policy.on_queue_full(job.view, _queue_view(state)))
+    if not isinstance(answer, WhenFull):
+        answer = state.policy.on_queue_full(job.view, _queue_view(state))
+    _make_room(state, job, answer)
 
 
-def _take(state: State, job: LiveJob) -> None:
+def _take(state: State, job: LiveJob, *, at_once: bool) -> None:
     """The job is in: commit, then answer 202."""
-    at_once = _idle_worker(state, job)
     spec = job.record.spec
     state.move(job, Happening.ADMITTED)
     state.jobs[job.id] = job
+    tenants.enter(state, job)
+    sessions.used(state, job.record)
+    state.retries.accepted(state.now)
     if spec.idempotency_key is not None:
         state.remember_key(spec.tenant, spec.idempotency_key, job.id)
     limit = job.total_limit_at
     if limit is not None:
         state.timers.set(Bell.TOTAL, job.id, limit)
     state.keep_job(job)
-    journey.wait(state, job)
+    waiting.wait(state, job)
     position = state.queue.position(job.id) or 0
     job.position_told = position
     state.explain(job.id, "admitted", None, (), f"position {position}")
     asking.explain(state, job)
+    tenants.tell_parked(state, job)
     state.do(Accept(job.id, position, 0.0 if at_once else state.queue.eta_s(job.id, position, state.now)))
 
 
 def _idle_worker(state: State, job: LiveJob) -> bool:
     """Some worker can start the job in this very turn: nobody who could have it waits, or it would be busy."""
-    shape = journey.shape_of(state, job)
+    shape = waiting.shape_of(state, job)
     return any(takes(state.fleet, shape, worker) for worker in state.fleet.open(shape.lane))
+
+
+def _can_start(state: State, job: LiveJob) -> bool:
+    """Some worker can start the job in this very turn, and its tenant may have one more running."""
+    return _idle_worker(state, job) and tenants.may_start(state, job.record.spec)
+
+
+def _too_late(state: State, job: LiveJob, *, at_once: bool) -> bool:
+    """Refuse a job that will not be done before its deadline, as far as was learned."""
+    limit = forecast.refusal(state, job.record, waiting.key_of(state, job), at_once=at_once)
+    if limit is not None:
+        refuse(state, job, *limit)
+    return limit is not None
 
 
 def _has_room(state: State) -> bool:
@@ -314,7 +348,7 @@ def _make_room(state: State, job: LiveJob, verdict: WhenFull) -> None:
         later = retry_after_s(state)
         journey.give_up(state, state.jobs[oldest], errors.QueueFull.code, "dropped to make room in the queue", later)
     if _has_room(state):
-        _take(state, job)
+        _take(state, job, at_once=False)
     else:
         refuse(state, job, errors.QueueFull.code, f"the queue holds {state.depth} jobs already", retry_after_s(state))
 

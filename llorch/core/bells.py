@@ -6,7 +6,7 @@ from collections.abc import Callable
 from itertools import islice
 
 from llorch.base.ids import JobId, WorkerId
-from llorch.core import admission, asking, journey, leases
+from llorch.core import admission, asking, journey, leases, sessions, waiting
 from llorch.core.effects import Announce
 from llorch.core.fleet import Worker
 from llorch.core.placement import pin_problem
@@ -33,6 +33,11 @@ def ring(state: State, bell: Bell, name: str) -> None:
         _announce_places(state)
     elif bell is Bell.PINS:
         _look_after_pins(state)
+    elif bell is Bell.AGEING:
+        state.queue.promote(state.now)
+        waiting.watch_ageing(state)
+    elif bell is Bell.SESSION:
+        sessions.ttl_over(state, name)
 
 
 _FOR_JOBS: dict[Bell, Callable[[State, LiveJob], None]] = {
@@ -48,6 +53,7 @@ _FOR_JOBS: dict[Bell, Callable[[State, LiveJob], None]] = {
 _FOR_WORKERS: dict[Bell, Callable[[State, Worker], None]] = {
     Bell.LEASE: leases.lease_over,
     Bell.REST: leases.rested,
+    Bell.BREAKER: leases.rested,
     Bell.FORGET: lambda state, worker: leases.forget_worker(state, worker.id),
 }
 

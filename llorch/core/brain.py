@@ -10,13 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from llorch.base.ids import JobId, PoolId, WorkerId
-from llorch.core import admission, asking, bells, journey, leases, restart
+from llorch.base.ids import JobId, PoolId, SessionId, TenantId, WorkerId
+from llorch.core import admission, asking, bells, journey, leases, restart, sessions, tenants, waiting
 from llorch.core import events as happened
+from llorch.core.accounts import TenantUsage
 from llorch.core.effects import Effect, PoolRecord
 from llorch.core.events import Event
 from llorch.core.job import JobRecord, JobState, OnDisconnect
 from llorch.core.policy import BuiltinPolicy, Policy
+from llorch.core.session import SessionRecord
 from llorch.core.settings import BrainSettings
 from llorch.core.state import LiveJob, State
 from llorch.core.timers import Bell
@@ -94,6 +96,22 @@ class Brain:
         """The hosts that an operator registered: workers there may be announced by others."""
         return frozenset(self._state.fleet.pools)
 
+    def tenants(self) -> tuple[TenantId, ...]:
+        """Those that are configured or were ever seen, by name."""
+        return self._state.accounts.names()
+
+    def usage(self, tenant: TenantId) -> TenantUsage:
+        """What a tenant took today and has now; nothing, when it was never seen."""
+        return self._state.accounts.usage(tenant, self._state.now)
+
+    def sessions(self, tenant: TenantId) -> list[SessionRecord]:
+        """The tenant's opened sessions, the longest unused first."""
+        return [record for (owner, _), record in self._state.opened.items() if owner == tenant]
+
+    def session(self, tenant: TenantId, session_id: SessionId) -> SessionRecord | None:
+        """One opened session; None when it is not open."""
+        return self._state.opened.get((tenant, session_id))
+
     def counts(self) -> Counts:
         """The numbers of `/health`."""
         state = self._state
@@ -121,6 +139,9 @@ class Brain:
             happened.PoolRegistered: lambda event: leases.register_pool(state, event),
             happened.PoolForgotten: lambda event: leases.forget_pool(state, event),
             happened.CatalogRead: lambda event: admission.catalog_read(state, event),
+            happened.TenantsRead: lambda event: tenants.read(state, event),
+            happened.SessionOpened: lambda event: sessions.opened(state, event),
+            happened.SessionClosed: lambda event: sessions.closed(state, event),
             happened.DrainStarted: self._drain_started,
             happened.TimePassed: self._time_passed,
             happened.Restarted: lambda event: restart.restore(state, event),
@@ -184,7 +205,7 @@ class Brain:
         job.attached = True
         self._state.timers.clear(Bell.GRACE, job.id)
         if job.record.state is JobState.QUEUED:
-            journey.watch(self._state, job)
+            waiting.watch(self._state, job)
 
     def _attempt_ended(self, job: LiveJob, event: happened.AttemptEnded) -> None:
         journey.ended(self._state, job, event.result)

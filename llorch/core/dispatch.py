@@ -9,9 +9,10 @@ from __future__ import annotations
 from functools import partial
 
 from llorch.base.ids import SessionId, TenantId, WorkerId
-from llorch.core import asking
+from llorch.core import asking, tenants
 from llorch.core.asking import Unanswered
 from llorch.core.effects import Dispatch
+from llorch.core.fairness import Tier
 from llorch.core.fleet import Worker
 from llorch.core.hooks import Answer, workers_argument
 from llorch.core.placement import Chooser, Leaning, Reasons, hard_misfit, usable
@@ -87,12 +88,14 @@ def _answered(state: State, job: LiveJob, answer: Answer | Unanswered) -> None:
     worker = first if isinstance(answer, Unanswered) else state.fleet.workers.get(WorkerId(str(answer)))
     entry = state.queue.entry(job.id)
     assert entry is not None
-    if worker is None or not _still_takes(state, entry[1], worker):
+    key, shape, _ = entry
+    may_start = key.tier is Tier.FIRST or tenants.may_start(state, job.record.spec)
+    if worker is None or not may_start or not _still_takes(state, shape, worker):
         _ask_again(state, job)
         return
     job.declined = job.stale = 0
     by = f" by {state.policy_name}" if not isinstance(answer, Unanswered) else ""
-    _dispatch(state, job, worker, entry[1], [], by + _leaning(state, job).told(worker))
+    _dispatch(state, job, worker, shape, [], by + _leaning(state, job).told(worker))
 
 
 def _still_takes(state: State, shape: Shape, worker: Worker) -> bool:
@@ -128,6 +131,7 @@ def _dispatch(state: State, job: LiveJob, worker: Worker, shape: Shape, others: 
         dispatched_at=state.now if record.dispatched_at is None else record.dispatched_at,
     )
     state.fleet.take_seat(worker, job.seat, state.now)
+    tenants.on_worker(state, job, shape)
     if record.spec.session_id is not None:
         _remember_session(state, record.spec.tenant, record.spec.session_id, worker.id)
     state.keep_job(job)

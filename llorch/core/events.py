@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from llorch.base.ids import JobId, ModelId, PoolId, SessionId, TenantId, WorkerId
 from llorch.core.hooks import Answer
@@ -190,7 +190,7 @@ class TenantsRead:
     """What the configuration says of tenants now; who is not named has the `default` limits."""
 
     limits: Mapping[TenantId, TenantLimits]
-    default: TenantLimits
+    default: TenantLimits = field(default_factory=TenantLimits)
 
 
 @dataclass(frozen=True, slots=True)

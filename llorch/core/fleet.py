@@ -25,7 +25,10 @@ ERRORS_KEPT_MAX = 20.0
 
 @dataclass(slots=True)
 class Worker:
-    """One worker, mutable: what it announced and what we know since."""
+    """One worker, mutable: what it announced and what we know since.
+
+    `failed_jobs` failed here since the last success; `trips` counts how often it was left alone for that (see breaker).
+    """
 
     spec: WorkerSpec
     announced_at: float
@@ -40,6 +43,10 @@ class Worker:
     errors_at: float = 0.0
     lost_reason: str | None = None
     drain_asked: bool = False
+    failed_jobs: set[JobId] = field(default_factory=set)
+    failed_at: float = 0.0
+    trips: int = 0
+    tripped_until: float = 0.0
     open_key: LoadKey | None = None
 
     @property
@@ -99,7 +106,8 @@ class Fleet:
         self._unindex(worker)
         worker.spec, worker.announced_at = spec, now
         worker.state, worker.lost_reason = WorkerState.READY, None
-        worker.rests_until, worker.foreign, worker.drain_asked = 0.0, 0, False
+        # A worker that failed before it came anew may be tried at once, but with one job at a time.
+        worker.rests_until, worker.tripped_until, worker.foreign, worker.drain_asked = 0.0, 0.0, 0, False
         self._index(worker, now)
 
     def drop(self, worker: Worker) -> None:
@@ -170,6 +178,10 @@ class Fleet:
             return f"pool {spec.pool} is draining"
         if now < worker.rests_until:
             return f"busy, may be asked again in {worker.rests_until - now:.1f} s"
+        if now < worker.tripped_until:
+            return f"failed too often in a row, may be tried again in {worker.tripped_until - now:.1f} s"
+        if worker.trips and worker.seats:
+            return "failed too often in a row, is tried with one job at a time"
         if worker.slots_free <= 0:
             return f"no free slot ({len(worker.seats)} ours and {worker.foreign} others on {spec.slots_total})"
         return None

@@ -2,110 +2,40 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from dataclasses import replace
 from functools import partial
-from math import inf
 
 from llorch.base import errors
-from llorch.base.ids import JobId, ModelId, WorkerId
-from llorch.core import asking, dispatch
+from llorch.base.ids import JobId
+from llorch.core import asking, breaker, dispatch, forecast, sessions, tenants, waiting
 from llorch.core.asking import Unanswered
 from llorch.core.dispatch import BOUNCES_EXPLAINED_MAX
 from llorch.core.effects import CancelAttempt, CancelCause, Finish
 from llorch.core.events import AttemptStopped
+from llorch.core.fairness import Tier, Turn
 from llorch.core.fleet import Worker
 from llorch.core.hooks import Answer, failure_argument
-from llorch.core.job import Ending, Failure, FailureKind, JobState, Priority, Result
+from llorch.core.job import Ending, Failure, FailureKind, JobState, Result
 from llorch.core.placement import serveable, takes
 from llorch.core.policy import Hook
-from llorch.core.queue import QueueKey, Shape
 from llorch.core.state import LiveJob, State
 from llorch.core.timers import Bell
 from llorch.core.transitions import Happening
 
 ON_WORKER = frozenset({JobState.DISPATCHED, JobState.RUNNING, JobState.CANCELLING})
 LOST_KINDS = frozenset({FailureKind.REFUSED, FailureKind.BROKEN, FailureKind.STALLED, FailureKind.BUSY})
-FIRST, ORDINARY = 0, 1
-# The delay of a job that waits for the policy script's word and is offered to nobody before.
-ASKED = inf
-
-
-def shape_of(state: State, job: LiveJob) -> Shape:
-    """What the job demands now. A job whose client knows its model stays with it."""
-    spec = job.record.spec
-    lane = job.record.model if job.model_told else spec.model
-    wishes = spec.wishes
-    need = job.context_need
-    if need:
-        # Rounded up to a context some worker has, so that there are as many shapes as kinds of workers.
-        contexts = state.fleet.contexts(lane)
-        at = bisect_left(contexts, need)
-        need = contexts[at] if 0 < at < len(contexts) else 0
-    return Shape(
-        lane=lane,
-        pin_worker=None if wishes.pin_worker is None else WorkerId(wishes.pin_worker),
-        pin_pool=wishes.pin_pool,
-        only_pools=wishes.prefer_pools if not wishes.allow_fallback else (),
-        avoid_pools=wishes.avoid_pools,
-        context=need,
-        exact=job.need_exact,
-        shun=job.shun,
-    )
-
-
-def wait(state: State, job: LiveJob, delay_s: float = 0.0) -> None:
-    """Put a QUEUED job into the queue; with a delay it keeps its place but is not offered before. ASKED: see there."""
-    record = job.record
-    rank = FIRST if job.continuing or job.restarted else ORDINARY
-    key = QueueKey(rank, record.accepted_at + job.handicap_s, record.sequence, job.id)
-    shape = shape_of(state, job)
-    held = delay_s > 0
-    state.queue.push(key, shape, batch=record.spec.priority is Priority.BATCH, held=held)
-    if not held:
-        state.unplaced.append(job.id)
-    elif delay_s < ASKED:
-        state.timers.set(Bell.BACKOFF, job.id, state.now + delay_s)
-    if job.continuing:
-        state.timers.set(Bell.REUNION, job.id, state.patience(state.now + state.settings.continue_wait_s))
-    if job.timeouts.queue_s is not None:
-        state.timers.set(Bell.QUEUE, job.id, state.patience(record.queued_since + job.timeouts.queue_s))
-    if not held:
-        watch_pins(state, shape)
-    watch(state, job)
-
-
-def reshape(state: State, lane: ModelId | None) -> None:
-    """A context length never seen before was announced: what its jobs demand has to be rounded anew."""
-    for job_id in state.queue.of_lane(lane):
-        state.queue.reshape(job_id, shape_of(state, state.jobs[job_id]))
-
-
-def watch_pins(state: State, shape: Shape) -> None:
-    """A pinned job is offered: see from time to time whether its pin can still be met."""
-    if (shape.pin_worker or shape.pin_pool) and not state.timers.armed(Bell.PINS, ""):
-        state.timers.set(Bell.PINS, "", state.now + state.settings.lease_s)
-
-
-def watch(state: State, job: LiveJob) -> None:
-    """Tell an attached client its job's place from time to time, until it was told that the job started."""
-    if not job.attached or job.record.started_at is not None:
-        return
-    state.watching[job.id] = None
-    if not state.timers.armed(Bell.ANNOUNCE, ""):
-        state.timers.set(Bell.ANNOUNCE, "", state.now + state.settings.announce_every_s)
 
 
 def fill(state: State, worker: Worker) -> None:
     """Give a worker with room the jobs that are first in line for it, until none fits or it is full."""
     while worker.open_key is not None:
-        best: QueueKey | None = None
-        for key, shape in state.queue.heads(worker.spec.model, worker.id):
-            if state.draining and key.rank != FIRST:
+        best: Turn | None = None
+        for turn, shape in state.queue.heads(worker.spec.model, worker.id):
+            if state.draining and turn.tier is not Tier.FIRST:
                 continue
-            if (best is None or key < best) and takes(state.fleet, shape, worker):
-                best = key
-        if best is None or not dispatch.place(state, state.jobs[best.job_id]):
+            if (best is None or turn < best) and takes(state.fleet, shape, worker):
+                best = turn
+        if best is None or not dispatch.place(state, state.jobs[best.key.job_id]):
             return
 
 
@@ -125,9 +55,10 @@ def settle(state: State) -> None:
             if worker is not None:
                 fill(state, worker)
         unplaced, state.unplaced = state.unplaced, []
-        offered = [(entry[0], job_id) for job_id in unplaced if (entry := state.queue.entry(job_id)) and not entry[2]]
-        for key, job_id in sorted(offered):
-            if state.queue.leads(job_id) and not (state.draining and key.rank != FIRST):
+        offered = [job_id for job_id in unplaced if (entry := state.queue.entry(job_id)) and not entry[2]]
+        for turn in sorted(map(state.queue.turn, offered)):
+            job_id = turn.key.job_id
+            if state.queue.leads(job_id) and not (state.draining and turn.tier is not Tier.FIRST):
                 dispatch.place(state, state.jobs[job_id])
 
 
@@ -165,9 +96,8 @@ def interrupt(state: State, job: LiveJob, failure: Failure) -> None:
     if Hook.RETRY not in state.scripted:
         _retry_or_give_up(state, job, failure, state.policy.retry(job.view, failure, job.failures))
         return
-    state.move(job, Happening.INTERRUPTED, queued_since=state.now)
-    state.keep_job(job)
-    wait(state, job, ASKED)
+    _off_worker(state, job, queued_since=state.now)
+    waiting.wait(state, job, waiting.ASKED)
     then = partial(_answered_retry, state, job, failure)
     asking.ask(state, job, Hook.RETRY, then, failure=failure_argument(failure), n=job.failures)
 
@@ -186,6 +116,8 @@ def _retry_or_give_up(state: State, job: LiveJob, failure: Failure, delay_s: flo
     if delay_s is None:
         give_up(state, job, *_verdict(job, failure))
         return
+    if not job.continuing and not state.retries.spend(state.now):
+        delay_s = max(delay_s, state.settings.backoff_max_s)
     if failure.code == errors.DuplicateJob.code:
         delay_s = max(delay_s, state.settings.busy_default_s)  # the worker still has an earlier attempt to let go
     _try_again(state, job, failure, delay_s)
@@ -199,9 +131,14 @@ def _try_again(state: State, job: LiveJob, failure: Failure, delay_s: float) -> 
     if job.record.state is not JobState.QUEUED:
         # Who was sent away by a busy worker has been waiting all the time.
         busy = failure.kind is FailureKind.BUSY
-        state.move(job, Happening.INTERRUPTED, queued_since=job.record.queued_since if busy else state.now)
-        state.keep_job(job)
-    wait(state, job, delay_s)
+        _off_worker(state, job, queued_since=job.record.queued_since if busy else state.now)
+    waiting.wait(state, job, delay_s)
+
+
+def _off_worker(state: State, job: LiveJob, queued_since: float) -> None:
+    tenants.off_worker(state, job)
+    state.move(job, Happening.INTERRUPTED, queued_since=queued_since)
+    state.keep_job(job)
 
 
 def _verdict(job: LiveJob, failure: Failure) -> tuple[str, str]:
@@ -222,6 +159,8 @@ def ended(state: State, job: LiveJob, result: Result) -> None:
     """The worker finished the current attempt, by itself or because it was told to stop."""
     if job.record.worker_id is not None and (worker := state.fleet.workers.get(job.record.worker_id)) is not None:
         state.fleet.praise(worker, state.now)
+        breaker.succeeded(state, worker)
+    forecast.learn(state, job.record, result)
     if job.doom is not None:
         job.relayed(result.tokens_out)
         give_up(state, job, *job.doom)
@@ -295,6 +234,7 @@ def forget(state: State, job: LiveJob) -> None:
     state.timers.clear_job(job.id)
     asking.drop(state, job)
     dispatch.rub_out(state, job)
+    tenants.leave(state, job)
     del state.jobs[job.id]
 
 
@@ -306,9 +246,13 @@ def seat_limit(state: State, name: str) -> None:
 
 def finish(state: State, job: LiveJob, happening: Happening, ending: Ending) -> None:
     """The one ending: persist, forget, close the stream."""
+    if ending.result is not None:
+        job.relayed(ending.result.tokens_out)
     forget(state, job)
     state.move(job, happening, ended_at=state.now, ending=ending)
     state.keep_job(job)
+    tenants.ended(state, job.record, ending)
+    sessions.ended(state, job.record, ending)
     state.explain(job.id, ending.state.value, job.record.worker_id, (), ending.error_code or _stop_reason(ending))
     state.do(Finish(job.id, ending, job.record.spec.correlation_id))
 
@@ -353,4 +297,4 @@ def backoff_over(state: State, job: LiveJob) -> None:
     state.unplaced.append(job.id)
     entry = state.queue.entry(job.id)
     assert entry is not None
-    watch_pins(state, entry[1])
+    waiting.watch_pins(state, entry[1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llorch.base import errors
 from llorch.base.ids import JobId, WorkerId
-from llorch.core import journey
+from llorch.core import breaker, journey, waiting
 from llorch.core.effects import CancelCause, DrainWorker, PoolDropped, PoolRecord, RefuseWorker
 from llorch.core.events import (
     AttemptFailed,
@@ -48,7 +48,7 @@ def announced(state: State, spec: WorkerSpec) -> None:
         worker.lease_until = lease_until
         state.fleet.renew(worker, spec, state.now)
     for lane in lanes:
-        journey.reshape(state, lane)
+        waiting.reshape(state, lane)
     watch_lease(state, worker)
     state.keep_worker(worker)
     state.touch(worker)
@@ -138,6 +138,8 @@ def attempt_failed(state: State, job: LiveJob, event: AttemptFailed) -> None:
         return
     if worker is not None:
         _draw_conclusions(state, worker, failure)
+        if _at_fault(failure):
+            breaker.failed(state, worker, job)
     if _too_small(state, job, worker, failure):
         journey.interrupt(state, job, Failure(FailureKind.BUSY, failure.code, failure.message))
         return
@@ -156,11 +158,18 @@ def _too_small(state: State, job: LiveJob, worker: Worker | None, failure: Failu
     if failure.code != errors.ContextLengthExceeded.code or worker is None or job.need_exact:
         return False
     context = worker.spec.context_length
-    larger = journey.shape_of(state, job)._replace(context=context + 1, exact=True)
+    larger = waiting.shape_of(state, job)._replace(context=context + 1, exact=True)
     if not serveable(state.fleet, larger):
         return False
     job.needs(context + 1)
     return True
+
+
+def _at_fault(failure: Failure) -> bool:
+    """The failure says something bad about its worker."""
+    if failure.code in FINAL_CODES or failure.code == errors.DuplicateJob.code:
+        return False
+    return failure.kind not in (FailureKind.BUSY, FailureKind.REJECTED)
 
 
 def _draw_conclusions(state: State, worker: Worker, failure: Failure) -> None:
@@ -184,7 +193,7 @@ def _draw_conclusions(state: State, worker: Worker, failure: Failure) -> None:
 
 
 def rested(state: State, worker: Worker) -> None:
-    """A busy worker may be asked again."""
+    """A busy or failing worker may be asked again."""
     state.fleet.refresh(worker, state.now)
     state.touch(worker)
 

@@ -1,29 +1,25 @@
-"""Who is next: one order per lane (the model asked for, or none), with places countable in O(log n).
+"""Who is next: the waiting jobs of each lane (the model asked for, or none), with places countable in O(log n).
 
-A lane's jobs stand in one order and, by what they demand of a worker, in buckets: two jobs of one bucket fit the same
-workers, so placement looks at bucket heads only and a job nobody can serve now blocks nobody else.
+A lane's jobs stand in lines, one a tier (see fairness), and, by what they demand of a worker, in buckets: two jobs of
+one bucket fit the same workers, so placement looks at bucket heads only and a job nobody can serve now blocks nobody
+else.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from collections.abc import Iterator
 from math import exp
 from typing import NamedTuple
 
-from llorch.base.ids import JobId, ModelId, WorkerId
+from llorch.base.ids import DEFAULT_TENANT, JobId, ModelId, WorkerId
+from llorch.core.fairness import Flow, Line, QueueKey, Share, Shares, Tier, Turn
+from llorch.core.places import CountedLine, ahead
+from llorch.core.sorted_keys import SortedKeys
 
-CHUNK_MAX = 1024
+__all__ = ["DrainRate", "Flow", "Queue", "QueueKey", "Shape", "Tier", "Turn"]
+
 RATE_MIN = 1e-6  # jobs per second: a rate may fade, but is divided by
-
-
-class QueueKey(NamedTuple):
-    """The order of waiting: broken-off jobs first, then by handicapped time of acceptance, then by arrival."""
-
-    rank: int
-    since: float
-    sequence: int
-    job_id: JobId
+ANYBODY = Flow(DEFAULT_TENANT, None)
 
 
 class Shape(NamedTuple):
@@ -41,60 +37,6 @@ class Shape(NamedTuple):
     context: int = 0
     exact: bool = True
     shun: WorkerId | None = None
-
-
-class SortedKeys:
-    """A sorted set of keys in chunks: add, remove and rank cost one bisect over chunks and one inside."""
-
-    def __init__(self) -> None:
-        self._chunks: list[list[QueueKey]] = []
-        self._lasts: list[QueueKey] = []
-        self._len = 0
-
-    def __len__(self) -> int:
-        return self._len
-
-    def __iter__(self) -> Iterator[QueueKey]:
-        for chunk in self._chunks:
-            yield from chunk
-
-    def first(self) -> QueueKey:
-        """The smallest key; the set must not be empty."""
-        return self._chunks[0][0]
-
-    def add(self, key: QueueKey) -> None:
-        self._len += 1
-        if not self._chunks:
-            self._chunks.append([key])
-            self._lasts.append(key)
-            return
-        at = min(bisect_left(self._lasts, key), len(self._chunks) - 1)
-        chunk = self._chunks[at]
-        insort(chunk, key)
-        self._lasts[at] = chunk[-1]
-        if len(chunk) > CHUNK_MAX:
-            half = len(chunk) // 2
-            self._chunks[at : at + 1] = [chunk[:half], chunk[half:]]
-            self._lasts[at : at + 1] = [chunk[half - 1], chunk[-1]]
-
-    def remove(self, key: QueueKey) -> None:
-        """Take the key out; it must be there."""
-        at = bisect_left(self._lasts, key)
-        chunk = self._chunks[at]
-        inside = bisect_left(chunk, key)
-        assert chunk[inside] == key
-        del chunk[inside]
-        self._len -= 1
-        if chunk:
-            self._lasts[at] = chunk[-1]
-        else:
-            del self._chunks[at], self._lasts[at]
-
-    def rank(self, key: QueueKey) -> int:
-        """How many keys are smaller."""
-        at = bisect_left(self._lasts, key)
-        below = sum(map(len, self._chunks[:at]))
-        return below + (bisect_left(self._chunks[at], key) if at < len(self._chunks) else 0)
 
 
 class DrainRate:
@@ -123,22 +65,43 @@ class DrainRate:
         return max(rate / weight, RATE_MIN) if weight > 0 else None
 
 
+class Bucket:
+    """The offered jobs of one shape, in a line a tier."""
+
+    def __init__(self) -> None:
+        self.lines = [Line(tier) for tier in Tier]
+        self.jobs = 0
+
+    def first(self) -> Turn | None:
+        """Who is next; None when all that wait here are parked."""
+        for line in self.lines:
+            turn = line.first()
+            if turn is not None:
+                return turn
+        return None
+
+
 class Lane:
     """The waiting jobs of one model, or of no particular one."""
 
     def __init__(self) -> None:
-        self.order = SortedKeys()
-        self.buckets: dict[WorkerId | None, dict[Shape, SortedKeys]] = {}
+        self.lines = [CountedLine(tier) for tier in Tier]
+        self.buckets: dict[WorkerId | None, dict[Shape, Bucket]] = {}
         self.rate = DrainRate()
 
-    def add(self, key: QueueKey, shape: Shape) -> None:
-        self.buckets.setdefault(shape.pin_worker, {}).setdefault(shape, SortedKeys()).add(key)
+    def bucket(self, shape: Shape) -> Bucket | None:
+        return self.buckets.get(shape.pin_worker, {}).get(shape)
 
-    def remove(self, key: QueueKey, shape: Shape) -> None:
+    def make_bucket(self, shape: Shape) -> Bucket:
+        shapes = self.buckets.setdefault(shape.pin_worker, {})
+        known = shapes.get(shape)
+        if known is None:
+            known = shapes[shape] = Bucket()
+        return known
+
+    def drop_bucket(self, shape: Shape) -> None:
         shapes = self.buckets[shape.pin_worker]
-        shapes[shape].remove(key)
-        if not shapes[shape]:
-            del shapes[shape]
+        del shapes[shape]
         if not shapes:
             del self.buckets[shape.pin_worker]
 
@@ -148,11 +111,12 @@ class Lane:
 
 
 class _Waiting:
-    __slots__ = ("batch", "held", "key", "shape")
+    __slots__ = ("batch", "flow", "held", "key", "shape")
 
-    def __init__(self, key: QueueKey, shape: Shape, batch: bool, held: bool) -> None:
+    def __init__(self, key: QueueKey, shape: Shape, flow: Flow, batch: bool, held: bool) -> None:
         self.key = key
         self.shape = shape
+        self.flow = flow
         self.batch = batch
         self.held = held
 
@@ -163,7 +127,9 @@ class Queue:
     def __init__(self) -> None:
         self._lanes: dict[ModelId | None, Lane] = {None: Lane()}
         self._waiting: dict[JobId, _Waiting] = {}
-        self._batch = SortedKeys()
+        self._batch: SortedKeys[tuple[float, int, JobId]] = SortedKeys()
+        self._background: SortedKeys[tuple[float, int, JobId]] = SortedKeys()
+        self.shares = Shares()
         self.rate = DrainRate()
 
     def __len__(self) -> int:
@@ -173,107 +139,197 @@ class Queue:
         return job_id in self._waiting
 
     def lane(self, model: ModelId | None) -> Lane:
-        return self._lanes.setdefault(model, Lane())
+        known = self._lanes.get(model)
+        if known is None:
+            known = self._lanes[model] = Lane()
+        return known
 
-    def push(self, key: QueueKey, shape: Shape, *, batch: bool, held: bool) -> None:
-        """Let a job wait; `batch` ones of the ordinary rank are the ones `oldest_batch` may name."""
+    def push(self, key: QueueKey, shape: Shape, flow: Flow = ANYBODY, *, batch: bool, held: bool) -> None:
+        """Let a job wait; `batch` ones not of the FIRST tier are the ones `oldest_batch` may name."""
         assert key.job_id not in self._waiting
-        lane = self.lane(shape.lane)
-        batch = batch and key.rank > 0
-        self._waiting[key.job_id] = _Waiting(key, shape, batch, held)
-        lane.order.add(key)
-        if not held:
-            lane.add(key, shape)
+        batch = batch and key.tier != Tier.FIRST
+        waiting = self._waiting[key.job_id] = _Waiting(key, shape, flow, batch, held)
+        if key.tier != Tier.FIRST:
+            self.shares.arrive(flow, self._rivals(shape.lane, key.tier))
+        self._stand(waiting)
         if batch:
-            self._batch.add(key)
+            self._batch.add(key[1:])
+        if key.tier == Tier.BACKGROUND:
+            self._background.add(key[1:])
+
+    def _rivals(self, lane: ModelId | None, tier: Tier) -> list[CountedLine]:
+        """The lines of this tier in which those stand who want the same model or any."""
+        lanes = self._lanes.values() if lane is None else (self.lane(lane), self._lanes[None])
+        return [rival.lines[tier] for rival in lanes]
+
+    def _standing(self, waiting: _Waiting) -> tuple[Share, Flow]:
+        """As whom the job stands: the FIRST tier knows no tenants."""
+        if waiting.key.tier == Tier.FIRST:
+            everybody = self.shares.everybody
+            return everybody, Flow(everybody.tenant, None)
+        return self.shares.of(waiting.flow.tenant), waiting.flow
+
+    def _stand(self, waiting: _Waiting) -> None:
+        share, flow = self._standing(waiting)
+        self.lane(waiting.shape.lane).lines[waiting.key.tier].add(share, flow.session, waiting.key)
+        if not waiting.held:
+            self._offer(waiting)
+
+    def _leave(self, waiting: _Waiting) -> None:
+        share, flow = self._standing(waiting)
+        self.lane(waiting.shape.lane).lines[waiting.key.tier].remove(share, flow.session, waiting.key)
+        if not waiting.held:
+            self._withdraw(waiting)
+
+    def _offer(self, waiting: _Waiting) -> None:
+        share, flow = self._standing(waiting)
+        bucket = self.lane(waiting.shape.lane).make_bucket(waiting.shape)
+        bucket.lines[waiting.key.tier].add(share, flow.session, waiting.key)
+        bucket.jobs += 1
+
+    def _withdraw(self, waiting: _Waiting) -> None:
+        share, flow = self._standing(waiting)
+        lane = self.lane(waiting.shape.lane)
+        bucket = lane.make_bucket(waiting.shape)
+        bucket.lines[waiting.key.tier].remove(share, flow.session, waiting.key)
+        bucket.jobs -= 1
+        if not bucket.jobs:
+            lane.drop_bucket(waiting.shape)
 
     def offer(self, job_id: JobId) -> None:
         """A held job may be placed again."""
         waiting = self._waiting[job_id]
         if waiting.held:
             waiting.held = False
-            self.lane(waiting.shape.lane).add(waiting.key, waiting.shape)
+            self._offer(waiting)
 
     def hold(self, job_id: JobId) -> None:
         """An offered job keeps its place, but is not offered any more."""
         waiting = self._waiting[job_id]
         if not waiting.held:
+            self._withdraw(waiting)
             waiting.held = True
-            self.lane(waiting.shape.lane).remove(waiting.key, waiting.shape)
 
     def reshape(self, job_id: JobId, shape: Shape) -> None:
         """The job demands something else of the same lane now; its place stays."""
         waiting = self._waiting[job_id]
         assert shape.lane == waiting.shape.lane
         if shape != waiting.shape and not waiting.held:
-            lane = self.lane(shape.lane)
-            lane.remove(waiting.key, waiting.shape)
-            lane.add(waiting.key, shape)
+            self._withdraw(waiting)
+            waiting.shape = shape
+            self._offer(waiting)
         waiting.shape = shape
 
     def of_lane(self, model: ModelId | None) -> list[JobId]:
-        """All that wait for this model, in order."""
-        return [key.job_id for key in self.lane(model).order]
+        """All that wait for this model."""
+        return [key.job_id for line in self.lane(model).lines for key in line]
 
     def remove(self, job_id: JobId) -> None:
         """The job waits no more."""
         waiting = self._waiting.pop(job_id)
-        lane = self.lane(waiting.shape.lane)
-        lane.order.remove(waiting.key)
-        if not waiting.held:
-            lane.remove(waiting.key, waiting.shape)
+        self._leave(waiting)
+        key = waiting.key
+        if key.tier != Tier.FIRST:
+            self.shares.depart(waiting.flow)
         if waiting.batch:
-            self._batch.remove(waiting.key)
+            self._batch.remove(key[1:])
+        if key.tier == Tier.BACKGROUND:
+            self._background.remove(key[1:])
+
+    def next_promotion(self) -> float | None:
+        """When the first of the background jobs will have waited off its handicap."""
+        return self._background.first()[0] if self._background else None
+
+    def promote(self, now: float) -> None:
+        """Background jobs whose time has come stand with the normal ones from now on."""
+        while self._background and self._background.first()[0] <= now:
+            since, sequence, job_id = self._background.first()
+            waiting = self._waiting[job_id]
+            self._background.remove((since, sequence, job_id))
+            self._leave(waiting)
+            waiting.key = waiting.key._replace(tier=Tier.NORMAL)
+            self._stand(waiting)
 
     def entry(self, job_id: JobId) -> tuple[QueueKey, Shape, bool] | None:
         """Key, shape and whether it is held; None when the job does not wait."""
         waiting = self._waiting.get(job_id)
         return None if waiting is None else (waiting.key, waiting.shape, waiting.held)
 
-    def leads(self, job_id: JobId) -> bool:
-        """Nobody with the same demands stands before this offered job."""
+    def turn(self, job_id: JobId) -> Turn:
+        """Where a waiting job stands among all, at this moment."""
         waiting = self._waiting[job_id]
-        shapes = self._lanes[waiting.shape.lane].buckets[waiting.shape.pin_worker]
-        return shapes[waiting.shape].first() == waiting.key
+        share, flow = self._standing(waiting)
+        return Turn(waiting.key.tier, share.counter, share.session(flow.session).counter, waiting.key)
+
+    def leads(self, job_id: JobId) -> bool:
+        """Nobody with the same demands goes before this offered job, and it is not parked."""
+        waiting = self._waiting[job_id]
+        bucket = self.lane(waiting.shape.lane).bucket(waiting.shape)
+        first = None if bucket is None else bucket.first()
+        return first is not None and first.key == waiting.key
 
     def left(self, lane: ModelId | None, now: float) -> None:
         """A job of this lane got its worker: learn the speed."""
         self.lane(lane).rate.note(now)
         self.rate.note(now)
 
-    def heads(self, model: ModelId, worker_id: WorkerId) -> Iterator[tuple[QueueKey, Shape]]:
+    def heads(self, model: ModelId, worker_id: WorkerId) -> Iterator[tuple[Turn, Shape]]:
         """The first job of every bucket that this worker of this model might serve."""
         for lane in (self._lanes.get(model), self._lanes[None]):
             if lane is None:
                 continue
             for pin in (None, worker_id):
-                for shape, keys in lane.buckets.get(pin, {}).items():
-                    yield keys.first(), shape
+                for shape, bucket in lane.buckets.get(pin, {}).items():
+                    first = bucket.first()
+                    if first is not None:
+                        yield first, shape
+
+    def next_of(self, share: Share, shape: Shape) -> JobId | None:
+        """The tenant's next job of this shape; None when none is offered."""
+        bucket = self.lane(shape.lane).bucket(shape)
+        lines = [] if bucket is None else [line for line in bucket.lines if line in share.lines]
+        return lines[0].head_of(share.tenant).job_id if lines else None
+
+    def leading(self, share: Share) -> list[JobId]:
+        """The tenant's next job of every line it stands in, those of whole lanes included; each once."""
+        return list(dict.fromkeys(line.head_of(share.tenant).job_id for line in share.lines))
 
     def position(self, job_id: JobId) -> int | None:
-        """How many jobs wait ahead of it that want its model or any; None when it does not wait."""
+        """How many jobs go ahead of it that want its model or any (see places); None when it does not wait."""
         waiting = self._waiting.get(job_id)
         if waiting is None:
             return None
-        if waiting.shape.lane is None:
-            return sum(lane.order.rank(waiting.key) for lane in self._lanes.values())
-        own = self._lanes[waiting.shape.lane]
-        return own.order.rank(waiting.key) + self._lanes[None].order.rank(waiting.key)
+        return self._ahead(self._standing(waiting)[1], self.turn(job_id), waiting.shape.lane)
+
+    def position_of_newcomer(self, key: QueueKey, flow: Flow, lane: ModelId | None) -> int:
+        """The place that a job with this key, not of the FIRST tier, would get."""
+        counters = self.shares.on_arrival(flow, self._rivals(lane, key.tier))
+        return self._ahead(flow, Turn(key.tier, *counters, key), lane)
+
+    def _ahead(self, flow: Flow, turn: Turn, lane: ModelId | None) -> int:
+        before = sum(len(line) for tier in Tier if tier < turn.tier for line in self._rivals(lane, tier))
+        return before + ahead(self._rivals(lane, turn.tier), flow, turn)
 
     def eta_s(self, job_id: JobId, position: int, now: float) -> float | None:
         """Seconds until its turn at the lane's learned speed."""
-        rate = self._lanes[self._waiting[job_id].shape.lane].rate.per_s(now)
+        return self.eta_in(self._waiting[job_id].shape.lane, position, now)
+
+    def eta_in(self, lane: ModelId | None, position: int, now: float) -> float | None:
+        """Seconds until the turn of who has this place in the lane, at its learned speed."""
+        rate = self.lane(lane).rate.per_s(now)
         return None if rate is None else (position + 1) / rate
 
     def oldest_batch(self) -> JobId | None:
         """The batch job that waited longest, continuing ones spared."""
-        return self._batch.first().job_id if self._batch else None
+        return self._batch.first()[2] if self._batch else None
 
     def pinned(self) -> list[Shape]:
         """Every shape with a pin that somebody waits with."""
         return [s for lane in self._lanes.values() for s in lane.shapes() if s.pin_worker or s.pin_pool]
 
     def members(self, shape: Shape) -> list[JobId]:
-        """The offered jobs of one shape, in order."""
-        shapes = self.lane(shape.lane).buckets.get(shape.pin_worker, {})
-        return [key.job_id for key in shapes.get(shape, ())]
+        """The offered jobs of one shape, parked ones too, in order."""
+        bucket = self.lane(shape.lane).bucket(shape)
+        if bucket is None:
+            return []
+        return sorted((key.job_id for line in bucket.lines for key in line), key=self.turn)

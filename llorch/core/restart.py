@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from llorch.core import journey
+from llorch.core import journey, sessions, tenants, waiting
 from llorch.core.admission import new_live_job
 from llorch.core.events import Relayed, Restarted
 from llorch.core.fleet import Worker
@@ -22,6 +22,8 @@ def restore(state: State, event: Restarted) -> None:
         state.fleet.pools[pool.pool_id] = pool.draining
     for tenant, key, job_id in event.keys:
         state.remember_key(tenant, key, job_id)
+    tenants.restore(state, event.usage)
+    sessions.restore(state, event.sessions)
     for stored in event.workers:
         _restore_worker(state, stored)
     for record in event.jobs:
@@ -52,6 +54,7 @@ def _restore_job(state: State, record: JobRecord, relayed: Relayed | None) -> Li
         job.record = replace(record, started_at=started_at, model=relayed.model or record.model)
     job.restarted = record.state is not JobState.QUEUED
     state.jobs[job.id] = job
+    tenants.enter(state, job)
     state.sequence = max(state.sequence, record.sequence + 1)
     if record.spec.idempotency_key is not None:
         state.remember_key(record.spec.tenant, record.spec.idempotency_key, job.id)
@@ -69,4 +72,4 @@ def _resume(state: State, job: LiveJob) -> None:
         state.move(job, Happening.INTERRUPTED, queued_since=state.now)
         state.keep_job(job)
         state.explain(job.id, "continue" if job.continuing else "retry", None, (), "orchestratord restarted")
-    journey.wait(state, job)
+    waiting.wait(state, job)

@@ -37,4 +37,11 @@ class BrainSettings:
     announce_batch: int = 500
     reasons_max: int = 8
     sessions_max: int = 10_000
+    forecast_jobs_min: int = 5
+    breaker_failures: int = 3
+    breaker_first_s: float = 5.0
+    breaker_max_s: float = 60.0
+    retry_share: float = 0.2
+    retry_floor: int = 10
+    retry_window_s: float = 10.0
     idempotency_keys_max: int = IDEMPOTENCY_KEYS_MAX

@@ -11,12 +11,24 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from llorch.base.ids import JobId, ModelId, SessionId, TenantId, WorkerId
-from llorch.core.effects import Decision, Effect, Persist, PoolDropped, PoolRecord, WorkerForgotten
+from llorch.core.accounts import Accounts
+from llorch.core.effects import (
+    Decision,
+    Effect,
+    Persist,
+    PoolDropped,
+    PoolRecord,
+    SessionForgotten,
+    WorkerForgotten,
+)
 from llorch.core.fleet import Fleet, Seat, Worker
 from llorch.core.job import JobRecord, Timeouts
+from llorch.core.learned import RetryBudget, Speeds
 from llorch.core.policy import Hook, Policy, Rejection, TaskView
 from llorch.core.queue import Queue, Shape
+from llorch.core.session import SessionRecord
 from llorch.core.settings import BrainSettings
+from llorch.core.tenant import UsageRecord
 from llorch.core.timers import Timers
 from llorch.core.transitions import Happening, after
 
@@ -30,7 +42,9 @@ class LiveJob:
 
     `context_need` is what a worker's context must hold, 0 when unknown; `need_exact` says whether tokens were counted.
     `bounces` counts the busy workers in a row that sent the job away. `doom` is the error that the job ends with as
-    soon as its stopped attempt has said how many tokens the client has.
+    soon as its stopped attempt has said how many tokens the client has. `reserved` are the tokens its tenant's quota
+    holds for it while it is live. `charged` is the estimate its flow was charged for the attempt under way, sent at
+    `sent_at`; `tokens_charged` is what its flow was charged for good.
 
     `questions` are open ones to the policy script, `said` is what it answered and `explain` does not know yet.
     `rejection` is its word at the door. `pencilled` is the seat kept while it is asked for a worker; it `declined` all
@@ -58,6 +72,11 @@ class LiveJob:
     restarted: bool = False
     tokens_relayed: int = 0
     position_told: int | None = None
+    parked_told: bool = False
+    reserved: int | None = None
+    charged: int | None = None
+    tokens_charged: int = 0
+    sent_at: float = 0.0
 
     @property
     def id(self) -> JobId:
@@ -111,7 +130,11 @@ class State:
         self.queue = Queue()
         self.fleet = Fleet()
         self.timers = Timers()
+        self.accounts = Accounts()
+        self.speeds = Speeds()
+        self.retries = RetryBudget(settings.retry_share, settings.retry_floor, settings.retry_window_s)
         self.sessions: OrderedDict[tuple[TenantId, SessionId], WorkerId] = OrderedDict()
+        self.opened: OrderedDict[tuple[TenantId, SessionId], SessionRecord] = OrderedDict()
         self.known_models: frozenset[ModelId] = frozenset()
         self.aliases: dict[str, ModelId] = {}
         self.keys: OrderedDict[tuple[TenantId, str], JobId] = OrderedDict()
@@ -163,6 +186,15 @@ class State:
 
     def keep_pool(self, pool: PoolRecord | PoolDropped) -> None:
         self._kept["pool", pool.pool_id] = Persist(pool)
+
+    def keep_session(self, session: SessionRecord) -> None:
+        self._kept["session", f"{session.tenant}/{session.session_id}"] = Persist(session)
+
+    def keep_no_session(self, session: SessionForgotten) -> None:
+        self._kept["session", f"{session.tenant}/{session.session_id}"] = Persist(session)
+
+    def keep_usage(self, usage: UsageRecord) -> None:
+        self._kept["usage", f"{usage.tenant}/{usage.day}"] = Persist(usage)
 
     def explain(
         self, job_id: JobId, kind: str, chosen: str | None, reasons: Iterable[tuple[str, str]] = (), note: str = ""

@@ -26,9 +26,12 @@ class Bell(StrEnum):
     SEAT = "attempt seat"  # a stopped attempt's slot counts as free
     LEASE = "worker lease"  # the worker's lease ran out
     REST = "worker rest"  # a busy worker may be asked again
+    BREAKER = "worker breaker"  # a failing worker may be tried again
     FORGET = "worker forget"  # a lost worker leaves the list
+    SESSION = "session unused"  # an opened session may have been unused for its time
     ANNOUNCE = "all announce"  # tell attached clients their places
     PINS = "all pins"  # look after pins that cannot be met
+    AGEING = "all ageing"  # the first background job has waited off its handicap
 
 
 JOB_BELLS = tuple(bell for bell in Bell if bell.startswith("job "))

@@ -10,6 +10,7 @@ from llorch.core import events as happened
 from llorch.core.brain import Brain, BrainSettings
 from llorch.core.effects import Accept, Decision, Dispatch, Effect, Finish, Persist, Refuse
 from llorch.core.job import Ending, Failure, FailureKind, JobRecord, JobSpec, Result
+from llorch.core.tenant import UsageRecord
 from llorch.core.worker import Load, WorkerSpec
 
 DEMO = ModelId("demo")
@@ -98,12 +99,12 @@ def beat(name: str, **load: Any) -> happened.HeartbeatReceived:
 
 
 def kinds(effects: list[Effect]) -> list[str]:
-    """The effects without decisions, as words."""
+    """The effects without decisions and usage, as words."""
     words = []
     for effect in effects:
         if isinstance(effect, Persist):
             record = effect.record
-            if isinstance(record, Decision):
+            if isinstance(record, Decision | UsageRecord):
                 continue
             words.append(f"keep {record.state.value}" if isinstance(record, JobRecord) else type(record).__name__)
         else:

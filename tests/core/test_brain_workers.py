@@ -168,7 +168,7 @@ def test_arrivals_after_a_restart_keep_their_order() -> None:
 
 def test_a_thousand_retries_leave_nothing_behind() -> None:
     """After every job ended the brain holds no job, no seat and no bell but the worker's lease."""
-    story = Story(replace(SETTINGS, attempts_max=2))
+    story = Story(replace(SETTINGS, attempts_max=2, retry_floor=1000))
     story.worker(slots_total=3)
     effects: list[Effect] = []
     for number in range(200):

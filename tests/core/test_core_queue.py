@@ -7,24 +7,25 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from llorch.base.ids import JobId, ModelId, WorkerId
-from llorch.core import queue as core_queue
-from llorch.core.queue import DrainRate, Queue, QueueKey, Shape, SortedKeys
+from llorch.core import sorted_keys
+from llorch.core.queue import DrainRate, Queue, QueueKey, Shape, Tier
+from llorch.core.sorted_keys import SortedKeys
 
 MODELS = [ModelId("a"), ModelId("b")]
 WORKER = WorkerId("w")
 
 
 def key(number: int, rank: int = 1, since: float = 0.0) -> QueueKey:
-    return QueueKey(rank, since, number, JobId(f"j{number}"))
+    return QueueKey(Tier(rank), since, number, JobId(f"j{number}"))
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 5), st.booleans()), max_size=120))
 def test_sorted_keys_equal_a_sorted_list(steps: list[tuple[int, int, bool]]) -> None:
     """Adding, removing, ranking in chunks gives what sorting everything would."""
-    chunk_max, core_queue.CHUNK_MAX = core_queue.CHUNK_MAX, 4
+    chunk_max, sorted_keys.CHUNK_MAX = sorted_keys.CHUNK_MAX, 4
     try:
-        keys, plain = SortedKeys(), list[QueueKey]()
+        keys, plain = SortedKeys[QueueKey](), list[QueueKey]()
         for number, (rank, since, drop) in enumerate(steps):
             fresh = key(number, rank, since)
             keys.add(fresh)
@@ -37,7 +38,7 @@ def test_sorted_keys_equal_a_sorted_list(steps: list[tuple[int, int, bool]]) -> 
             assert len(keys) == len(plain)
             assert not plain or keys.first() == plain[0]
     finally:
-        core_queue.CHUNK_MAX = chunk_max
+        sorted_keys.CHUNK_MAX = chunk_max
 
 
 class QueueAgainstList(RuleBasedStateMachine):
@@ -101,12 +102,12 @@ class QueueAgainstList(RuleBasedStateMachine):
                 for k, shape, _, held in self.plain
                 if not held and shape.lane in (None, model) and shape.pin_worker in (None, WORKER)
             ]
-            heads = [k for k, _ in self.queue.heads(model, WORKER)]
+            heads = [turn.key for turn, _ in self.queue.heads(model, WORKER)]
             assert min(heads, default=None) == min(mine, default=None)
 
     @invariant()
     def the_oldest_batch_job_is_known(self) -> None:
-        batch = [k.job_id for k, _, is_batch, _ in self.plain if is_batch and k.rank > 0]
+        batch = [k.job_id for k, _, is_batch, _ in self.plain if is_batch and k.tier > 0]
         assert self.queue.oldest_batch() == (batch[0] if batch else None)
 
 

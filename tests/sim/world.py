@@ -42,6 +42,9 @@ SETTINGS = BrainSettings(
     restart_wait_s=6.0,
     announce_every_s=1.0,
     declined_max_s=2.0,
+    breaker_failures=2,
+    breaker_first_s=0.5,
+    breaker_max_s=1.0,
 )
 FAULTS_END_S = 12.0
 ALL_OVER_S = 120.0

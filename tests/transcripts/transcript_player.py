@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
-from llorch.base.ids import JobId, ModelId, PoolId, SessionId, WorkerId
+from llorch.base.ids import DEFAULT_TENANT, JobId, ModelId, PoolId, SessionId, TenantId, WorkerId
 from llorch.core import effects as to_do
 from llorch.core import events as happened
 from llorch.core.brain import Brain, BrainSettings
@@ -20,6 +20,8 @@ from llorch.core.events import Event
 from llorch.core.hooks import read_answer
 from llorch.core.job import Ending, Failure, FailureKind, JobRecord, JobSpec, OnDisconnect, Priority, Result, Wishes
 from llorch.core.policy import Hook
+from llorch.core.session import SessionLimits, SessionRecord
+from llorch.core.tenant import TenantLimits, UsageRecord
 from llorch.core.worker import Load, WorkerRecord, WorkerSpec
 
 SEPARATOR = "----"
@@ -33,9 +35,12 @@ class Player:
     def __init__(self) -> None:
         self.settings = BrainSettings()
         self.now = 0.0
+        self.limits: dict[TenantId, TenantLimits] = {}
         self.brain = self._new_brain()
         self.jobs: dict[str, JobRecord] = {}
         self.workers: dict[str, WorkerRecord] = {}
+        self.usage: dict[tuple[TenantId, int], UsageRecord] = {}
+        self.sessions: dict[tuple[TenantId, SessionId], SessionRecord] = {}
         self.frames: dict[JobId, int] = {}
         self.asked: dict[int, to_do.Ask] = {}
         self.sequence = 0
@@ -75,6 +80,7 @@ class Player:
     def _new_brain(self) -> Brain:
         brain = Brain(self.settings)
         brain.decide(happened.CatalogRead(frozenset({ModelId("demo")})), self.now)
+        brain.decide(happened.TenantsRead(dict(self.limits)), self.now)
         return brain
 
     def _decide(self, event: Event) -> list[str]:
@@ -93,6 +99,12 @@ class Player:
             self.workers[record.spec.worker_id] = record
         elif isinstance(record, to_do.WorkerForgotten):
             self.workers.pop(record.worker_id, None)
+        elif isinstance(record, UsageRecord):
+            self.usage[record.tenant, record.day] = record
+        elif isinstance(record, SessionRecord):
+            self.sessions[record.tenant, record.session_id] = record
+        elif isinstance(record, to_do.SessionForgotten):
+            self.sessions.pop((record.tenant, record.session_id), None)
 
     def _wait(self, until: float) -> list[str]:
         lines = []
@@ -111,7 +123,8 @@ class Player:
     def _restarted(self) -> happened.Restarted:
         live = sorted((r for r in self.jobs.values() if not r.state.terminal), key=lambda record: record.sequence)
         relayed = {job_id: happened.Relayed(frames, frames) for job_id, frames in self.frames.items()}
-        return happened.Restarted(tuple(live), tuple(self.workers.values()), (), relayed)
+        sessions, usage = tuple(self.sessions.values()), tuple(self.usage.values())
+        return happened.Restarted(tuple(live), tuple(self.workers.values()), (), relayed, (), sessions, usage)
 
 
 def _submit(player: Player, words: Words, options: Options) -> Event:
@@ -120,12 +133,15 @@ def _submit(player: Player, words: Words, options: Options) -> Event:
         payload=b"{}",
         prompt_sha256="",
         prompt_bytes=int(options.get("bytes", 10)),
+        prompt_tokens=int(options["prompt"]) if "prompt" in options else None,
         seed=1,
         prefixes=_names(options, "prefix"),
         model=None if options.get("model") == "any" else ModelId(options.get("model", "demo")),
         max_tokens=int(options.get("max", 20)),
         priority=Priority(options.get("priority", "interactive")),
+        tenant=TenantId(options.get("tenant", DEFAULT_TENANT)),
         session_id=SessionId(options["session"]) if "session" in options else None,
+        deadline_s=float(options["deadline"]) if "deadline" in options else None,
         timeout_s=float(options["timeout"]) if "timeout" in options else None,
         wishes=Wishes(pin_pool=options.get("pool"), pin_worker=options.get("worker")),
         idempotency_key=options.get("key"),
@@ -168,7 +184,9 @@ def _attempt(player: Player, name: str) -> tuple[JobId, int]:
 
 
 def _end(player: Player, words: Words, options: Options) -> Event:
-    result = Result(options.get("reason", "EOS"), int(options.get("tokens", 3)))
+    prompt_tokens = int(options["prompt"]) if "prompt" in options else None
+    decode_ms = int(options.get("ms", 0))
+    result = Result(options.get("reason", "EOS"), int(options.get("tokens", 3)), prompt_tokens, decode_ms)
     return happened.AttemptEnded(*_attempt(player, words[0]), result)
 
 
@@ -197,6 +215,18 @@ def _answer(player: Player, words: Words, options: Options) -> Event:
     return happened.PolicyAnswered(ask.ask_id, read_answer(ask.hook, ask.arguments, json.loads(words[1])))
 
 
+def _tenant(player: Player, words: Words, options: Options) -> Event:
+    limits: dict[str, Any] = {key: float(value) if "." in value else int(value) for key, value in options.items()}
+    player.limits[TenantId(words[0])] = TenantLimits(**limits)
+    return happened.TenantsRead(dict(player.limits))
+
+
+def _session(player: Player, words: Words, options: Options) -> Event:
+    limits: dict[str, Any] = {key: int(value) for key, value in options.items() if key != "tenant"}
+    tenant = TenantId(options.get("tenant", DEFAULT_TENANT))
+    return happened.SessionOpened(tenant, SessionId(words[0]), SessionLimits(**limits))
+
+
 COMMANDS: dict[str, Callable[[Player, Words, Options], Event]] = {
     "submit": _submit,
     "worker": _worker,
@@ -216,6 +246,11 @@ COMMANDS: dict[str, Callable[[Player, Words, Options], Event]] = {
     "script": lambda player, words, options: happened.PolicyLoaded(frozenset(map(Hook, words[1:])), words[0]),
     "answer": _answer,
     "fault": lambda player, words, options: happened.PolicyFailed(int(words[0]), words[1]),
+    "tenant": _tenant,
+    "session": _session,
+    "close-session": lambda player, words, options: happened.SessionClosed(
+        TenantId(options.get("tenant", DEFAULT_TENANT)), SessionId(words[0])
+    ),
     "pool": lambda player, words, options: happened.PoolRegistered(PoolId(words[0]), "draining" in words),
 }
 
@@ -266,6 +301,14 @@ def _kept(record: Any) -> str:
             return f"keep {record.spec.worker_id} {record.state.value}"
         case to_do.WorkerForgotten():
             return f"keep no {record.worker_id}"
+        case UsageRecord():
+            tokens = f"{record.prompt_tokens}+{record.tokens_out} tokens"
+            return f"keep usage of {record.tenant} on day {record.day}: {record.jobs} jobs, {tokens}"
+        case SessionRecord():
+            used = f"{record.turns} turns, {record.tokens_used} tokens, {record.time_used_s:g} s"
+            return f"keep session {record.session_id} of {record.tenant}: {used}"
+        case to_do.SessionForgotten():
+            return f"keep no session {record.session_id} of {record.tenant}"
         case to_do.Decision():
             reasons = "".join(f" ({name}: {reason})" for name, reason in record.reasons)
             chosen = f" {record.chosen}" if record.chosen else ""
