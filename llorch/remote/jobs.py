@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from llorch.base.errors import UsageError
@@ -132,12 +133,23 @@ def explain(arguments: argparse.Namespace) -> int:
         name: found[name] for name in ("job_id", "status", "model", "worker_id", "attempts") if name in found
     }
     _print_object(facts, arguments)
+    decisions = found.get("decisions", ())
     rows: list[tuple[object, ...]] = []
-    for decision in found.get("decisions", ()):
-        rows.append((decision["at"], decision["kind"], terminal.shown(decision["chosen"]), decision["note"]))
-        rows += [("", "", f"not {name}", reason) for name, reason in decision["refused"].items()]
-    terminal.write_table(("AT", "DECISION", "WORKER", "WHY"), rows)
+    for decision in decisions:
+        after_s = _seconds(decision["at"]) - _seconds(decisions[0]["at"])
+        why = decision["note"] or _MEANINGS.get(decision["kind"], "")
+        rows.append((decision["at"], f"{after_s:.3f}", decision["kind"], terminal.shown(decision["chosen"]), why))
+        rows += [("", "", "", f"not {name}", reason) for name, reason in decision["refused"].items()]
+    terminal.write_table(("AT", "AFTER s", "DECISION", "WORKER", "WHY"), rows)
     return 0
+
+
+# What a decision means that comes without a note.
+_MEANINGS = {"waiting": "no worker can take it now"}
+
+
+def _seconds(at: str) -> float:
+    return datetime.fromisoformat(at).timestamp()
 
 
 def watch_arguments(parser: argparse.ArgumentParser) -> None:

@@ -158,7 +158,10 @@ class ScriptedPolicy:
             return
         began = _now()
         try:
-            reply = await link.call(ask.hook, ask.arguments, CALL_LIMIT_S)
+            try:
+                reply = await link.call(ask.hook, ask.arguments, CALL_LIMIT_S)
+            finally:
+                self._figures.asked(ask.hook, _now() - began)
             answer = read_answer(ask.hook, ask.arguments, reply.raw)
         except ScriptFault as fault:
             self._failed(ask, Reason.ERROR, str(fault))
@@ -174,7 +177,6 @@ class ScriptedPolicy:
             self._post(PolicyAnswered(ask.ask_id, answer))
             if reply.printed:
                 log.event(logger, "the script printed", level=10, hook=ask.hook.value, printed=reply.printed)
-        self._figures.asked(ask.hook, _now() - began)
 
     async def _replace(self, link: Link) -> None:
         """Another child for the same script, so that the next question need not wait for it."""

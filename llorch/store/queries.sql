@@ -92,6 +92,10 @@ WHERE state IN (SELECT value FROM json_each(:states))
     AND (:tenant IS NULL OR tenant = :tenant)
 ORDER BY row DESC LIMIT :count;
 
+-- name: accepted_jobs
+-- The jobs of a time in order of acceptance, for replays.
+SELECT record FROM job WHERE accepted_at >= :since AND accepted_at < :until ORDER BY row LIMIT :count;
+
 -- name: decisions
 SELECT record FROM decision WHERE job_id = :job_id ORDER BY row LIMIT :count;
 
