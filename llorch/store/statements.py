@@ -7,6 +7,7 @@ from functools import cache
 from importlib import resources
 
 _NAME = re.compile(r"^-- name: ([a-z_]+)\n", re.MULTILINE)
+_ROW = re.compile(r"VALUES \(([:a-z_, ]+)\)")
 
 
 def script(name: str) -> str:
@@ -24,3 +25,12 @@ def statements() -> dict[str, str]:
 def sql(name: str) -> str:
     """One statement. A name that does not exist is our bug: KeyError."""
     return statements()[name]
+
+
+@cache
+def sql_of_rows(name: str, count: int) -> str:
+    """An INSERT of one row, made one of so many: the values of all follow each other, without names."""
+    found = _ROW.search(sql(name))
+    assert found is not None, f"{name} inserts no row"
+    row = "(" + ", ".join("?" * len(found[1].split(","))) + ")"
+    return sql(name).replace(found[0], "VALUES " + ", ".join([row] * count))
