@@ -30,7 +30,9 @@ def submit(state: State, spec: JobSpec) -> None:
     """A client asks for a job: refuse, answer with the earlier one, count its tokens first, or take it."""
     if spec.job_id in state.jobs:
         return
-    spec = replace(spec, model=_model_meant(state, spec.model))
+    meant = _model_meant(state, spec.model)
+    if meant != spec.model:
+        spec = replace(spec, model=meant)
     earlier = _earlier(state, spec)
     if earlier is not None:
         state.do(Duplicate(spec.job_id, earlier))

@@ -69,7 +69,10 @@ def _as_it_is(value: Any) -> Any:
 
 
 def _dataclass_flattener(cls: type, leave_out: tuple[str, ...]) -> Flatten:
-    """Reads all fields at once and looks again only at those that JSON does not know: there is one row per job."""
+    """Reads all fields at once and looks again only at those that JSON does not know: there is one row per job.
+
+    None is not written where the reader takes a missing field for it.
+    """
     hints = typing.get_type_hints(cls)
     names = tuple(name for name in _names(cls) if name not in leave_out)
     found = [(name, _flattener(hints[name], leave_out)) for name in names]
@@ -77,11 +80,14 @@ def _dataclass_flattener(cls: type, leave_out: tuple[str, ...]) -> Flatten:
     if len(names) == 1:
         return lambda value: {names[0]: (found[0][1] or _as_it_is)(getattr(value, names[0]))}
     values = attrgetter(*names)
+    needed = {field.name for field in dataclasses.fields(cls) if field.default is not None}
 
     def flatten(value: Any) -> dict[str, Any]:
-        plain = dict(zip(names, values(value), strict=True))
+        pairs = zip(names, values(value), strict=True)
+        plain = {name: part for name, part in pairs if part is not None or name in needed}
         for name, deeper in inner:
-            plain[name] = deeper(plain[name])
+            if name in plain:
+                plain[name] = deeper(plain[name])
         return plain
 
     return flatten
