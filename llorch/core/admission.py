@@ -128,8 +128,11 @@ def _model_known(state: State, spec: JobSpec) -> bool:
 
 def _largest(state: State, job: LiveJob) -> Worker | None:
     """The ready worker with the longest context among those that could serve the job at all."""
+    ready = [worker for worker in state.fleet.ready(job.record.spec.model) if usable(state.fleet, worker)]
+    if not ready:
+        return None
     shape = journey.shape_of(state, job)._replace(context=0)
-    fitting = (w for w in state.fleet.ready(shape.lane) if usable(state.fleet, w) and hard_misfit(shape, w) is None)
+    fitting = (worker for worker in ready if hard_misfit(shape, worker) is None)
     return max(fitting, key=lambda worker: (worker.spec.context_length, worker.id), default=None)
 
 
@@ -213,8 +216,11 @@ def admit(state: State, job: LiveJob) -> None:
 
 def _idle_worker(state: State, job: LiveJob) -> bool:
     """Some worker can start the job in this very turn: nobody who could have it waits, or it would be busy."""
+    model = job.record.spec.model
+    if not state.fleet.any_open(model):
+        return False
     shape = journey.shape_of(state, job)
-    return any(takes(state.fleet, shape, worker) for worker in state.fleet.open(shape.lane))
+    return any(takes(state.fleet, shape, worker) for worker in state.fleet.open(model))
 
 
 def _no_room(state: State, job: LiveJob) -> bool:

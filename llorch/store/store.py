@@ -91,7 +91,7 @@ class Store:
         """Raises HostError when the file cannot be opened, SchemaTooNew when a newer llorch wrote it."""
         self._writer = database.open_writer(path)
         self._reader = database.open_reader(path)
-        self._work: queue.Queue[_Work | None] = queue.Queue(PENDING_MAX)
+        self._work: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._in_hand: list[_Work] = []
         self._broken = False
         self._thread = threading.Thread(target=self._write_until_closed, name="store-writer", daemon=True)
@@ -115,9 +115,9 @@ class Store:
     def _submit(self, run: Callable[[sqlite3.Connection], T] | None) -> asyncio.Future[T]:
         loop = asyncio.get_running_loop()
         work = _Work(run, loop.create_future(), loop)
-        try:
-            self._work.put_nowait(work)
-        except queue.Full:
+        if self._work.qsize() < PENDING_MAX:
+            self._work.put(work)
+        else:
             work.future.set_exception(StorageUnavailable("the store has too many writes waiting", retry_after_s=1))
         if self._broken:
             self._break()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import Enum
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ class Fields:
     Problems name the field and the rule, never the value: prompts must not be echoed.
     """
 
-    def __init__(self, body: Mapping[str, Any], known: Sequence[str], unknown: Unknown = Unknown.REFUSE) -> None:
+    def __init__(self, body: Mapping[str, Any], known: Collection[str], unknown: Unknown = Unknown.REFUSE) -> None:
         self._body = body
         self.problems: list[dict[str, str]] = []
         if unknown is Unknown.REFUSE:
