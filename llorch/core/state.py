@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llorch.base.ids import JobId, ModelId, SessionId, TenantId, WorkerId
 from llorch.core.effects import Decision, Effect, Persist, PoolDropped, PoolRecord, WorkerForgotten
 from llorch.core.fleet import Fleet, Seat, Worker
-from llorch.core.job import JobRecord, changed
+from llorch.core.job import JobRecord
 from llorch.core.policy import Policy, TaskView, Timeouts
 from llorch.core.queue import Queue, Shape
 from llorch.core.settings import BrainSettings
@@ -158,7 +158,7 @@ class State:
     def move(self, job: LiveJob, happening: Happening, **changes: object) -> None:
         """Change the job's state along the table, and its record with it."""
         state = after(job.record.state, happening)
-        job.record = changed(job.record, state=state, **changes)
+        job.record = replace(job.record, state=state, **changes)  # type: ignore[arg-type]
 
     def patience(self, at: float) -> float:
         """A limit for waiting on workers; after a restart they get time to announce themselves again."""

@@ -29,7 +29,8 @@ _TO_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 def encode(value: object, *, leave_out: tuple[str, ...] = ()) -> str:
     """`value` (a dataclass) as compact JSON; `leave_out` names fields that are not written, at any depth."""
-    plain = _flattener(type(value), leave_out)
+    cls: Any = type(value)
+    plain = _flattener(cls, leave_out)
     assert plain is not None, "only a dataclass is a record"
     return _TO_JSON(plain(value))
 

@@ -28,9 +28,10 @@ def sql(name: str) -> str:
 
 
 @cache
-def sql_of_rows(name: str, count: int) -> str:
-    """An INSERT of one row, made one of so many: the values of all follow each other, without names."""
+def sql_of_rows(name: str, count: int) -> tuple[str, tuple[str, ...]]:
+    """An INSERT of one row, made one of so many: its values have no names any more, but follow in this order."""
     found = _ROW.search(sql(name))
     assert found is not None, f"{name} inserts no row"
-    row = "(" + ", ".join("?" * len(found[1].split(","))) + ")"
-    return sql(name).replace(found[0], "VALUES " + ", ".join([row] * count))
+    columns = tuple(part.strip(": ") for part in found[1].split(","))
+    row = "(" + ", ".join("?" * len(columns)) + ")"
+    return sql(name).replace(found[0], "VALUES " + ", ".join([row] * count)), columns

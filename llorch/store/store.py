@@ -13,9 +13,8 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,7 +28,8 @@ from llorch.core.worker import WorkerRecord
 from llorch.store import database
 from llorch.store.client_keys import ClientKey
 from llorch.store.codec import decode, encode
-from llorch.store.statements import sql, sql_of_rows
+from llorch.store.inserts import Row, write
+from llorch.store.statements import sql
 
 logger = log.get(__name__)
 T = TypeVar("T")
@@ -39,8 +39,6 @@ GROUP_MAX = 1024
 PENDING_MAX = 65_536
 DECISIONS_SHOWN_MAX = 1000
 SWEEP_MAX = 1000
-ROWS_MAX = 64
-NOT_STORED = ("payload", "prefixes")
 
 
 class StoreBroken(HostError):
@@ -110,7 +108,11 @@ class Store:
 
     def commit(self, records: Sequence[Record]) -> asyncio.Future[None]:
         """A future that is done when `records` are durable; its exception is StorageUnavailable or StoreBroken."""
-        return self._submit(_rows(records).write)
+        rows = [_row(record) for record in records]
+        newest = max([_newest(record) for record in records], default=0.0)
+        if newest:
+            rows.append(("put_newest", {"at": newest}))
+        return self._submit(partial(write, rows))
 
     def _submit(self, run: Callable[[sqlite3.Connection], T] | None) -> asyncio.Future[T]:
         loop = asyncio.get_running_loop()
@@ -315,57 +317,13 @@ def _job(record: str, payload: bytes | None) -> JobRecord:
     return decode(JobRecord, record, payload=payload or b"")
 
 
-Row = tuple[str, dict[str, object]]
-Values = tuple[object, ...]
-
-
-@dataclass(slots=True)
-class _Rows:
-    """What a commit writes. Jobs and decisions, the many, go in together; the order of the others among them is kept."""
-
-    jobs: list[Values] = field(default_factory=list)
-    decisions: list[Values] = field(default_factory=list)
-    others: list[Row] = field(default_factory=list)
-
-    def write(self, connection: sqlite3.Connection) -> None:
-        """Run the statements; raises sqlite3.Error."""
-        _insert(connection, "put_job", self.jobs)
-        _insert(connection, "put_decision", self.decisions)
-        for name, values in self.others:
-            connection.execute(sql(name), values)
-
-
-def _insert(connection: sqlite3.Connection, name: str, rows: list[Values]) -> None:
-    """In powers of two: a statement of many rows waits for the interpreter's lock once, not once a row."""
-    at, size = 0, ROWS_MAX
-    while at < len(rows):
-        while size > len(rows) - at:
-            size //= 2
-        connection.execute(sql_of_rows(name, size), [*chain.from_iterable(rows[at : at + size])])
-        at += size
-
-
-def _rows(records: Iterable[Record]) -> _Rows:
-    """The values to store: made by the caller, so that a bug of ours fails there."""
-    rows = _Rows()
-    newest = 0.0
-    for record in records:
-        newest = max(newest, _newest(record))
-        match record:
-            case JobRecord():
-                rows.jobs.append(_job_row(record))
-            case Decision():
-                rows.decisions.append((record.job_id, record.at, encode(record)))
-            case _:
-                rows.others.append(_row(record))
-    if newest:
-        rows.others.append(("put_newest", {"at": newest}))
-    return rows
-
-
 def _row(record: Record) -> Row:
-    """The statement that stores one of the few."""
+    """The statement that stores a record, and its values: built by the caller, so that a bug of ours fails there."""
     match record:
+        case JobRecord():
+            return "put_job", _job_row(record)
+        case Decision():
+            return "put_decision", {"job_id": record.job_id, "at": record.at, "record": encode(record)}
         case WorkerRecord():
             return "put_worker", {"worker_id": record.spec.worker_id, "record": encode(record)}
         case WorkerForgotten():
@@ -381,7 +339,7 @@ def _newest(record: Record) -> float:
     match record:
         case JobRecord():
             times = (record.accepted_at, record.queued_since, record.dispatched_at, record.started_at)
-            return max(filter(None, (*times, record.first_token_at, record.ended_at)), default=0.0)
+            return max(t or 0.0 for t in (*times, record.first_token_at, record.ended_at))
         case Decision():
             return record.at
         case WorkerRecord():
@@ -390,18 +348,18 @@ def _newest(record: Record) -> float:
             return 0.0
 
 
-def _job_row(record: JobRecord) -> Values:
-    spec, ended = record.spec, record.state.terminal
-    return (
-        spec.job_id,
-        record.state.value,
-        spec.tenant,
-        spec.idempotency_key,
-        record.accepted_at,
-        (record.ended_at or record.accepted_at) if ended else None,
-        encode(record, leave_out=NOT_STORED),
-        None if ended else spec.payload,
-    )
+def _job_row(record: JobRecord) -> dict[str, object]:
+    ended = record.state.terminal
+    return {
+        "job_id": record.spec.job_id,
+        "state": record.state.value,
+        "tenant": record.spec.tenant,
+        "idempotency_key": record.spec.idempotency_key,
+        "accepted_at": record.accepted_at,
+        "ended_at": (record.ended_at or record.accepted_at) if ended else None,
+        "record": encode(record, leave_out=("payload", "prefixes")),
+        "payload": None if ended else record.spec.payload,
+    }
 
 
 def _forget_outputs(job_ids: tuple[JobId, ...], connection: sqlite3.Connection) -> None:

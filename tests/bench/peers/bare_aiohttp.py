@@ -12,7 +12,6 @@ import sys
 import uuid
 
 from aiohttp import web
-
 from peers import loop
 
 

@@ -7,6 +7,6 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from daemons import Cluster, Daemon, environment, free_port, until, workers_ready  # noqa: E402
+from daemons import Cluster, Daemon, environment, free_port, until, workers_ready
 
 __all__ = ["Cluster", "Daemon", "environment", "free_port", "until", "workers_ready"]
