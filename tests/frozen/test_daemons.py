@@ -63,7 +63,7 @@ def children(pid: int) -> list[int]:
 
 
 def test_a_policy_script_runs_in_the_one_folder_copy(host: Host) -> None:
-    """`policy check` works from the one file; the daemon's child runs from the copy, with nothing of our environment."""
+    """`policy check` works from the one file; the daemon's child runs from the copy and has nothing of our environment."""
     script = host.folder / "policy.star"
     script.write_text("def admit(task, ctx):\n    return True\n")
     checked = host.run("llorch", "policy", "check", script)
@@ -74,8 +74,8 @@ def test_a_policy_script_runs_in_the_one_folder_copy(host: Host) -> None:
     assert Path(os.readlink(f"/proc/{child}/exe")).is_relative_to(host.cache)
     names = {line.partition(b"=")[0] for line in Path(f"/proc/{child}/environ").read_bytes().split(b"\0") if line}
     assert all(name.startswith((b"_PYI_", b"LD_LIBRARY_PATH")) for name in names), names
-    shell_sees.kill()
-    shell_sees.communicate()
+    shell_sees.terminate()
+    shell_sees.communicate(timeout=30)
     until(lambda: process.start_time(child) is None)
     assert list((host.folder / "tmp").iterdir()) == []
 
