@@ -63,7 +63,7 @@ def children(pid: int) -> list[int]:
 
 
 def test_a_policy_script_runs_in_the_one_folder_copy(host: Host) -> None:
-    """`policy check` works from the one file; the daemon's child runs from the copy, with nothing of our environment."""
+    """`policy check` works from the one file; the daemon's child runs from the copy, without our environment."""
     script = host.folder / "policy.star"
     script.write_text("def admit(task, ctx):\n    return True\n")
     checked = host.run("llorch", "policy", "check", script)
