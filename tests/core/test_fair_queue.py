@@ -125,9 +125,8 @@ class FairQueueAgainstList(RuleBasedStateMachine):
         gone = self.plain.pop(at % len(self.plain))
         self.queue.remove(gone.key.job_id)
         fair = [w.flow for w in self.plain if w.key.tier is not Tier.FIRST]
-        if gone.key.tier is not Tier.FIRST:
-            if gone.flow.tenant not in {flow.tenant for flow in fair}:
-                self.slow.last_tenant = gone.flow.tenant
+        if gone.key.tier is not Tier.FIRST and gone.flow.tenant not in {flow.tenant for flow in fair}:
+            self.slow.last_tenant = gone.flow.tenant
         self.charge(FLOWS.index(gone.flow), tokens)
         # The last session to go is remembered by what it has, charges since included; here it was just charged.
         if gone.key.tier is not Tier.FIRST and gone.flow not in fair:
