@@ -90,6 +90,8 @@ HIDDEN = (Applet("llorch.scripting.child:main", "", word="policy-child"),)
 REMOTE_WORDS = (
     ("infer", "one prompt straight to one worker"),
     ("jobs", "submit, list, show, watch, cancel and explain jobs"),
+    ("sessions", "list, open, show and close sessions"),
+    ("usage", "what your tenant took by day, and what it has now"),
     ("status", "the cluster at a glance"),
     ("keys", "client keys of the orchestrator"),
     ("demo", "the whole system on this machine, in one minute"),

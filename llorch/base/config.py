@@ -53,8 +53,9 @@ class Resolved:
 
 
 TOP_LEVEL_KEYS = ("orchestrator",)
-SECTIONS = ("orchestratord", "worker", "pool", "pools")
+SECTIONS = ("orchestratord", "worker", "pool", "pools", "tenants")
 POOL_KEYS = ("repo",)
+TENANT_KEYS = ("weight", "running_max", "queued_max", "tokens_per_day", "requests_per_s", "models")
 PROFILE_KEYS = ("host", "user", "port", "path", "repo", "labels", "mac", "limits")
 
 
@@ -133,10 +134,11 @@ def _check_sections(data: dict[str, Any], path: Path) -> None:
         if key in SECTIONS and not isinstance(value, dict):
             raise ConfigError(f"config file {path}: '{key}' must be a section: [{key}]")
     _check_keys(path, "pool", data.get("pool", {}), POOL_KEYS)
-    for name, profile in data.get("pools", {}).items():
-        if not isinstance(profile, dict):
-            raise ConfigError(f"config file {path}: 'pools.{name}' must be a section: [pools.{name}]")
-        _check_keys(path, f"pools.{name}", profile, PROFILE_KEYS)
+    for family, keys in (("pools", PROFILE_KEYS), ("tenants", TENANT_KEYS)):
+        for name, table in data.get(family, {}).items():
+            if not isinstance(table, dict):
+                raise ConfigError(f"config file {path}: '{family}.{name}' must be a section: [{family}.{name}]")
+            _check_keys(path, f"{family}.{name}", table, keys)
 
 
 def _check_keys(path: Path, section: str, table: Mapping[str, Any], known: Sequence[str]) -> None:

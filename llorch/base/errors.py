@@ -95,6 +95,14 @@ class JobNotFound(ClientError):
     exit_code = 4
 
 
+class SessionNotFound(ClientError):
+    """No such session; one that was unused for its ttl_s is forgotten."""
+
+    code = "SESSION_NOT_FOUND"
+    status = 404
+    exit_code = 4
+
+
 class OutputExpired(ClientError):
     """The output of this job is not kept any more; its record is at GET /v2/tasks/{id}."""
 

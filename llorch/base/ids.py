@@ -19,6 +19,7 @@ MODEL_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 WORKER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+TENANT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 CORRELATION_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 SEED_MAX = 2**64 - 1
 
@@ -28,6 +29,13 @@ def new_job_id() -> JobId:
     import uuid  # with secrets 5 ms of imports, which a CLI that mints nothing should not wait for
 
     return JobId(f"job-{uuid.uuid4()}")
+
+
+def new_session_id() -> SessionId:
+    """A fresh `session-<uuid4>`."""
+    import uuid
+
+    return SessionId(f"session-{uuid.uuid4()}")
 
 
 def new_worker_id(backend: str) -> WorkerId:

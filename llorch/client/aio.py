@@ -21,6 +21,7 @@ from llorch.client.events import End, ErrorEvent, InferenceEvent
 from llorch.client.request import InferenceRequest
 from llorch.client.resume import Resume
 from llorch.client.sync import OnClose
+from llorch.wire.sessions import SessionRequest
 
 _ANSWER = aiohttp.ClientTimeout(total=endpoint.ANSWER_TIMEOUT_S, connect=endpoint.CONNECT_TIMEOUT_S)
 _STREAM = aiohttp.ClientTimeout(
@@ -217,6 +218,34 @@ class AsyncClient:
     async def explain(self, job_id: str) -> dict[str, Any]:
         """Every decision taken on a job."""
         return await self._object(calls.explain(job_id))
+
+    async def open_session(
+        self,
+        session_id: str | None = None,
+        *,
+        ttl_s: float | None = None,
+        tokens_max: int | None = None,
+        time_max_s: float | None = None,
+    ) -> dict[str, Any]:
+        """Declare a session (no id: a fresh one); one that is open already gets these limits."""
+        wanted = SessionRequest(session_id, ttl_s, tokens_max, time_max_s)
+        return await self._object(calls.open_session(wanted))
+
+    async def sessions(self) -> dict[str, Any]:
+        """`{"sessions": [...]}`: the tenant's open ones, the one used last first."""
+        return await self._object(calls.sessions())
+
+    async def session(self, session_id: str) -> dict[str, Any]:
+        """One open session: its limits and what of them is used."""
+        return await self._object(calls.session(session_id))
+
+    async def close_session(self, session_id: str) -> dict[str, Any]:
+        """Be done with a session; its jobs go on."""
+        return await self._object(calls.close_session(session_id))
+
+    async def usage(self, days: int | None = None) -> dict[str, Any]:
+        """What the tenant took by day (today and `days` - 1 before), has now, and may."""
+        return await self._object(calls.usage(days))
 
     async def health(self) -> dict[str, Any]:
         """Counts and state of the cluster."""

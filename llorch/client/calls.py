@@ -13,6 +13,7 @@ from urllib.parse import quote, urlencode
 from llorch.client.request import InferenceRequest
 from llorch.wire import strict_json
 from llorch.wire.execute import ExecuteRequest
+from llorch.wire.sessions import SessionRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,35 @@ def policy() -> Call:
 def explain(job_id: str) -> Call:
     """`GET /v2/tasks/{id}/explain`."""
     return Call("GET", _task(job_id, "/explain"))
+
+
+def _session(session_id: str) -> str:
+    return f"/v2/sessions/{quote(session_id, safe='')}"
+
+
+def open_session(wanted: SessionRequest) -> Call:
+    """`POST /v2/sessions`."""
+    return _post("/v2/sessions", wanted.to_body())
+
+
+def sessions() -> Call:
+    """`GET /v2/sessions`."""
+    return Call("GET", "/v2/sessions")
+
+
+def session(session_id: str) -> Call:
+    """`GET /v2/sessions/{id}`."""
+    return Call("GET", _session(session_id))
+
+
+def close_session(session_id: str) -> Call:
+    """`DELETE /v2/sessions/{id}`."""
+    return Call("DELETE", _session(session_id))
+
+
+def usage(days: int | None) -> Call:
+    """`GET /v2/usage`: today and `days` - 1 before."""
+    return Call("GET", "/v2/usage" + ("" if days is None else f"?days={days}"))
 
 
 def health() -> Call:

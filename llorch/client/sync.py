@@ -18,6 +18,7 @@ from llorch.client.answers import Accepted
 from llorch.client.events import End, ErrorEvent, InferenceEvent
 from llorch.client.request import InferenceRequest
 from llorch.client.resume import Resume
+from llorch.wire.sessions import SessionRequest
 
 
 class OnClose(Enum):
@@ -154,6 +155,34 @@ class Client:
     def explain(self, job_id: str) -> dict[str, Any]:
         """Every decision taken on a job."""
         return self._object(calls.explain(job_id))
+
+    def open_session(
+        self,
+        session_id: str | None = None,
+        *,
+        ttl_s: float | None = None,
+        tokens_max: int | None = None,
+        time_max_s: float | None = None,
+    ) -> dict[str, Any]:
+        """Declare a session (no id: a fresh one); one that is open already gets these limits."""
+        wanted = SessionRequest(session_id, ttl_s, tokens_max, time_max_s)
+        return self._object(calls.open_session(wanted))
+
+    def sessions(self) -> dict[str, Any]:
+        """`{"sessions": [...]}`: the tenant's open ones, the one used last first."""
+        return self._object(calls.sessions())
+
+    def session(self, session_id: str) -> dict[str, Any]:
+        """One open session: its limits and what of them is used."""
+        return self._object(calls.session(session_id))
+
+    def close_session(self, session_id: str) -> dict[str, Any]:
+        """Be done with a session; its jobs go on."""
+        return self._object(calls.close_session(session_id))
+
+    def usage(self, days: int | None = None) -> dict[str, Any]:
+        """What the tenant took by day (today and `days` - 1 before), has now, and may."""
+        return self._object(calls.usage(days))
 
     def health(self) -> dict[str, Any]:
         """Counts and state of the cluster."""

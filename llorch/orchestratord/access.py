@@ -52,20 +52,20 @@ class Access:
     def tenant(self, request: web.Request) -> TenantId:
         """Whose request this is. Raises Unauthorized."""
         offered = _offered(request)
-        name = self._find(offered) if offered else None
-        if name is not None:
-            return TenantId(name) if self.isolated else DEFAULT_TENANT
+        found = self._find(offered) if offered else None
+        if found is not None:
+            return TenantId(found) if self.isolated else DEFAULT_TENANT
         if self._is_open_to(request):
             return DEFAULT_TENANT
         raise Unauthorized()
 
     def _find(self, offered: str) -> str | None:
-        """The key's name. Every stored hash is compared, so that the time taken tells nothing."""
+        """The key's tenant. Every stored hash is compared, so that the time taken tells nothing."""
         digest = fingerprint(offered)
         found = None
         for key in self._keys:
             if hmac.compare_digest(digest, key.sha256):
-                found = key.name
+                found = key.tenant
         return found
 
     def _is_open_to(self, request: web.Request) -> bool:
@@ -81,6 +81,13 @@ class Access:
         if self._is_open_to(request):
             return False
         raise Unauthorized("the worker token is needed: send it as 'Authorization: Bearer TOKEN'")
+
+    def is_operators(self, request: web.Request) -> bool:
+        """Does it come from this machine, or with the worker token?"""
+        offered = _offered(request)
+        if offered and hmac.compare_digest(fingerprint(offered), fingerprint(self._worker_token)):
+            return True
+        return is_local(request) and is_same_site(request)
 
     # Vouching: the token is shown only to a worker that is known to have it, at the address it had it at. An id alone
     # proves nothing: once its worker is lost, anybody who may announce may announce the same id elsewhere.

@@ -20,6 +20,7 @@ from llorch.base.ids import JobId, ModelId
 from llorch.core.brain import Brain
 from llorch.core.events import DrainStarted, PoolRegistered, Relayed, Restarted
 from llorch.core.job import JobRecord
+from llorch.core.tenant import DAY_S
 from llorch.host import runtime
 from llorch.host.process import on_reload, on_stop
 from llorch.orchestratord import access, statedir, upstream
@@ -30,11 +31,12 @@ from llorch.orchestratord.dispatch import Dispatcher
 from llorch.orchestratord.driver import Driver
 from llorch.orchestratord.known_models import CatalogWatch
 from llorch.orchestratord.metrics import Metrics
-from llorch.orchestratord.policy_file import Owner, PolicyFile, PolicyPlace, place_of
+from llorch.orchestratord.policy_file import PolicyFile, PolicyPlace, place_of
 from llorch.orchestratord.routes import application
 from llorch.orchestratord.service import Phase, Service
 from llorch.orchestratord.settings import LanAccess, Mode, Settings
 from llorch.orchestratord.streams import JobStream, Streams
+from llorch.orchestratord.tenants import TenantsFile
 from llorch.scripting.policy import ScriptedPolicy
 from llorch.store.segments import Segments
 from llorch.store.store import FILE_NAME, Snapshot, Store
@@ -46,6 +48,7 @@ logger = log.get(__name__)
 
 TICK_S = 1.0
 SWEEP_EVERY_S = 30.0
+USAGE_KEPT_DAYS = 400
 DRAIN_POLL_S = 0.05
 OPEN_FILES_WANTED = 65_536
 POLICY_CHILD = partial(runtime.daemon_command, "policy-child")
@@ -57,6 +60,7 @@ class Stopped(Exception):
 
 async def run(settings: Settings) -> None:
     """Serve until a signal says stop. Raises ConfigError, HostError with one clear line."""
+    tenants = TenantsFile(settings.config_path)
     statedir.prepare(settings.state_dir)
     raise_file_limit()
     async with AsyncExitStack() as stack:
@@ -73,7 +77,7 @@ async def run(settings: Settings) -> None:
         session = await stack.enter_async_context(upstream.open_session())
         try:
             async with asyncio.TaskGroup() as group:
-                daemon = Daemon(settings, store, segments, group, session)
+                daemon = Daemon(settings, tenants, store, segments, group, session)
                 await daemon.serve(sock, tls)
                 raise Stopped
         except* Stopped:
@@ -88,20 +92,23 @@ class Daemon:
     def __init__(
         self,
         settings: Settings,
+        tenants: TenantsFile,
         store: Store,
         segments: Segments,
         group: asyncio.TaskGroup,
         session: upstream.Session,
     ) -> None:
         self._settings = settings
+        self._tenants = tenants
         self._group = group
-        self._snapshot = store.snapshot(settings.brain.idempotency_keys_max)
+        self._snapshot = store.snapshot(settings.brain.idempotency_keys_max, time.time())
         token = worker_token.find_or_create(os.environ, settings.state_dir)
         door = Access(settings.mode, settings.lan_access, token)
         door.set_keys(store.stored_keys())
         brain = Brain(settings.brain)
         brain_clock = BrainClock(SystemClock(), self._snapshot.newest_at)
         streams, metrics = Streams(), Metrics()
+        metrics.tenants.begin(self._snapshot.usage)
         self._dispatcher = Dispatcher(
             session, group, brain_clock, metrics, door.token_for, lambda event: driver.post(event)
         )
@@ -129,8 +136,10 @@ class Daemon:
         """Restore, listen, and come back when everything has been wound down."""
         service, settings = self.service, self._settings
         on_stop(asyncio.get_running_loop(), self._on_signal)
+        on_reload(asyncio.get_running_loop(), self._on_reload)
         turns = self._group.create_task(service.driver.run(), name="driver")
         service.refresh_catalog()
+        service.driver.post(self._tenants.current)
         await service.driver.tell(restarted(self._snapshot, service))
         self._adopt_again()
         self._tell_zone()
@@ -163,8 +172,6 @@ class Daemon:
         """Have a script answer from now on, where there is one. Raises ConfigError."""
         policy = self.service.policy
         await policy.start()
-        if policy.place.owner is not Owner.NOBODY:
-            on_reload(asyncio.get_running_loop(), policy.want_reload)
         return [
             self._group.create_task(policy.scripted.run(), name="policy"),
             self._group.create_task(policy.watch(), name="policy file"),
@@ -187,6 +194,12 @@ class Daemon:
             self._stop_now.set()
         self._stop_wanted.set()
 
+    def _on_reload(self) -> None:
+        """SIGHUP: read again what may be read again, changed or not."""
+        self.service.policy.want_reload()
+        if (news := self._tenants.read_again()) is not None:
+            self.service.driver.post(news)
+
     async def _drain(self) -> None:
         """Take nothing new; give running jobs the grace time. What is left goes on after the next start."""
         self.service.phase = Phase.DRAINING
@@ -204,13 +217,15 @@ class Daemon:
             log.event(logger, "the grace time is over; running jobs continue after the next start")
 
     async def _tick(self) -> None:
-        """Pings, stalled clients, journals that the disk refused, summer time."""
+        """Pings, stalled clients, journals that the disk refused, a configuration that has changed, summer time."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(TICK_S)
             self.service.streams.tick(loop.time())
             self.service.segments.settle()
             self._tell_zone()
+            if (news := self._tenants.news()) is not None:
+                self.service.driver.post(news)
 
     async def _sweep(self) -> None:
         """Remove what has been kept long enough, and journals that no job claims."""
@@ -231,6 +246,7 @@ class Daemon:
             await service.store.forget_outputs(ended)
             service.segments.remove(ended)
         await service.store.expire(now - settings.record_kept_s)
+        await service.store.expire_usage(int(now // DAY_S) - USAGE_KEPT_DAYS)
         await service.store.checkpoint()
 
     async def _remove_strays(self) -> None:
@@ -253,7 +269,9 @@ def restarted(snapshot: Snapshot, service: Service) -> Restarted:
         service.streams.add(JobStream(job_id, segment))
     pools = tuple(PoolRegistered(pool.pool_id, pool.draining) for pool in snapshot.pools)
     jobs = tuple(map(_with_prefixes, snapshot.jobs))
-    return Restarted(jobs, snapshot.workers, pools, relayed, snapshot.keys)
+    return Restarted(
+        jobs, snapshot.workers, pools, relayed, snapshot.keys, sessions=snapshot.sessions, usage=snapshot.usage
+    )
 
 
 def _with_prefixes(record: JobRecord) -> JobRecord:

@@ -30,11 +30,13 @@ from llorch.core.effects import (
     Effect,
     Finish,
     Persist,
+    Record,
     Refuse,
     RefuseWorker,
 )
 from llorch.core.events import AttemptFailed, Event, JobNotStored, JobSubmitted, TimePassed, WorkerAnnounced
-from llorch.core.job import Ending, Failure, FailureKind, JobSpec, JobState, Result
+from llorch.core.job import Ending, Failure, FailureKind, JobRecord, JobSpec, JobState, Result
+from llorch.core.tenant import UsageRecord
 from llorch.core.worker import WorkerSpec
 from llorch.orchestratord.clock import BrainClock
 from llorch.orchestratord.dispatch import Dispatcher
@@ -187,7 +189,7 @@ class Driver:
         if not records:
             return
         try:
-            await self.store.commit(records)
+            await self.store.commit(records, self._last_ids(records))
         except StorageUnavailable as failure:
             self.metrics.commits_failed.add()
             turn.failure = failure
@@ -197,12 +199,19 @@ class Driver:
         for ending in self._owed.settled():
             self._finish(ending)
 
+    def _last_ids(self, records: list[Record]) -> dict[JobId, int]:
+        """How far the token journals go of the jobs that end with these records."""
+        ended = (record.spec.job_id for record in records if isinstance(record, JobRecord) and record.state.terminal)
+        streams = {job_id: stream for job_id in ended if (stream := self.streams.get(job_id)) is not None}
+        return {job_id: stream.segment.last_id for job_id, stream in streams.items()}
+
     # Carrying out
 
     def _carry_out(self, effect: Effect, turn: _Turn) -> None:
         match effect:
             case Persist():
-                pass
+                if isinstance(effect.record, UsageRecord):
+                    self.metrics.tenants.took(effect.record)
             case Accept():
                 self._accept(effect, turn)
             case Duplicate():

@@ -45,12 +45,14 @@ def text_of(service: Service, found: Found) -> str | None:
 
 
 def _segment(service: Service, found: Found) -> Segment:
-    """The journal of an ended job. Raises OutputExpired, also when it went between our look at the record and now."""
+    """The journal of an ended job. Raises OutputExpired, also when it is shorter than it was at the job's end."""
     if not found.output_kept:
         raise OutputExpired()
     segment = service.segments.open(found.record.spec.job_id)
-    if segment.last_id == 0 and found.record.started_at is not None:
-        raise OutputExpired()
+    least = found.last_id if found.last_id is not None else int(found.record.started_at is not None)
+    if segment.last_id < least:
+        segment.release()
+        raise OutputExpired("the output of this job was damaged on disk; its record is at GET /v2/tasks/{id}")
     return segment
 
 

@@ -1,9 +1,8 @@
-"""`orchestratord keys create NAME | list | revoke NAME`: works on the state directory, daemon or not."""
+"""`orchestratord keys create NAME [--tenant T] | list | revoke NAME`: works on the state directory, daemon or not."""
 
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import time
 from collections.abc import Mapping
@@ -11,12 +10,11 @@ from pathlib import Path
 
 from llorch.base import clock, config
 from llorch.base.errors import NotFound, UsageError
+from llorch.base.ids import TENANT_NAME
 from llorch.orchestratord import statedir
 from llorch.store import database
 from llorch.store.client_keys import ClientKeys
 from llorch.store.store import FILE_NAME
-
-KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def main(argv: list[str], *, prog: str, env: Mapping[str, str]) -> int:
@@ -24,15 +22,17 @@ def main(argv: list[str], *, prog: str, env: Mapping[str, str]) -> int:
     parser = argparse.ArgumentParser(prog=prog, description="Client keys of this orchestratord; only hashes are kept.")
     parser.add_argument("--state", metavar="DIR", help="the state directory of that orchestratord")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("create", help="make a key and print it, once").add_argument("name")
-    commands.add_parser("list", help="names, dates and states of all keys")
+    create = commands.add_parser("create", help="make a key and print it, once")
+    create.add_argument("name")
+    create.add_argument("--tenant", metavar="T", help="whose jobs, quotas and usage it stands for (default: its name)")
+    commands.add_parser("list", help="names, tenants, dates and states of all keys")
     commands.add_parser("revoke", help="shut a key out").add_argument("name")
     args = parser.parse_args(argv)
     state_dir = statedir.prepare(config.state_dir(env, args.state).absolute())
     keys = _open(state_dir)
     try:
         if args.command == "create":
-            _create(keys, args.name)
+            _create(keys, args.name, args.tenant or args.name)
         elif args.command == "revoke":
             if not keys.revoke(args.name, time.time()):
                 raise NotFound(f"no live key is named '{args.name}'")
@@ -56,13 +56,14 @@ def _open(state_dir: Path) -> ClientKeys:
     return ClientKeys(path)
 
 
-def _create(keys: ClientKeys, name: str) -> None:
+def _create(keys: ClientKeys, name: str, tenant: str) -> None:
     from llorch.orchestratord.access import fingerprint, new_key
 
-    if not KEY_NAME.fullmatch(name):
-        raise UsageError(f"a key's name must match {KEY_NAME.pattern}")
+    for what, text in (("key's", name), ("tenant's", tenant)):
+        if not TENANT_NAME.fullmatch(text):
+            raise UsageError(f"a {what} name must match {TENANT_NAME.pattern}")
     key = new_key()
-    if not keys.add(name, fingerprint(key), time.time()):
+    if not keys.add(name, fingerprint(key), time.time(), tenant):
         raise UsageError(f"a key named '{name}' exists already, live or revoked")
     sys.stdout.write(key + "\n")
     if sys.stderr.isatty():
@@ -71,8 +72,9 @@ def _create(keys: ClientKeys, name: str) -> None:
 
 def _list(keys: ClientKeys) -> None:
     shown = keys.all()
-    width = max([len(key.name) for key in shown], default=4)
-    sys.stdout.write(f"{'NAME':<{width}}  {'CREATED':<24}  STATE\n")
+    width = max([4, *(len(key.name) for key in shown)])
+    tenant_width = max([6, *(len(key.tenant) for key in shown)])
+    sys.stdout.write(f"{'NAME':<{width}}  {'TENANT':<{tenant_width}}  {'CREATED':<24}  STATE\n")
     for key in shown:
         state = "live" if key.revoked_at is None else f"revoked {clock.iso(key.revoked_at)}"
-        sys.stdout.write(f"{key.name:<{width}}  {clock.iso(key.created_at)}  {state}\n")
+        sys.stdout.write(f"{key.name:<{width}}  {key.tenant:<{tenant_width}}  {clock.iso(key.created_at)}  {state}\n")

@@ -13,7 +13,8 @@ from llorch.host import runtime
 from llorch.orchestratord import settings as settings_table
 
 DESCRIPTION = """The orchestrator daemon: takes jobs over HTTP, queues them durably, places them on workers and
-streams their tokens back. 'keys' manages client keys: orchestratord keys create NAME | list | revoke NAME."""
+streams their tokens back. Other commands, each with its own --help: 'keys' (client keys: create NAME, list, revoke
+NAME), 'backup FILE' and 'restore FILE' (all of its state in one file)."""
 
 
 def parser(prog: str) -> argparse.ArgumentParser:
@@ -24,11 +25,16 @@ def parser(prog: str) -> argparse.ArgumentParser:
 
 
 def main(argv: list[str], *, prog: str) -> int:
-    """Run the daemon until a signal stops it, or one key command; the exit code."""
+    """Run the daemon until a signal stops it, or one command on its state; the exit code."""
     if argv[:1] == ["keys"]:
         from llorch.orchestratord import keys_cli
 
         return keys_cli.main(argv[1:], prog=f"{prog} keys", env=os.environ)
+    if argv and argv[0] in ("backup", "restore"):
+        from llorch.orchestratord import backup_cli
+
+        run = backup_cli.backup if argv[0] == "backup" else backup_cli.restore
+        return run(argv[1:], prog=f"{prog} {argv[0]}", env=os.environ)
     flags = parser(prog).parse_args(argv)
     settings = settings_table.load(flags, os.environ)
     runtime.become_one_folder(["orchestratord", *argv])

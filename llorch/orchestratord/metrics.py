@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from llorch.base.ids import TenantId
 from llorch.core.policy import Hook
+from llorch.core.tenant import UsageRecord
 from llorch.scripting.faults import Reason
 
+TENANT_LABELS_MAX = 100
+OTHER_TENANTS = "_other"
 LATENCY_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 CALL_BOUNDS_S = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 
@@ -90,6 +94,42 @@ class PolicyFigures:
         yield from self._seconds.lines()
 
 
+class TenantCounters:
+    """What tenants took since this process started, by the usage that is stored for them."""
+
+    def __init__(self) -> None:
+        self._jobs = Counter("llorch_tenant_jobs_total", "Jobs that ended with a result.", "tenant")
+        self._tokens = Counter("llorch_tenant_tokens_total", "Prompt and generated tokens.", "tenant")
+        self._seen: dict[TenantId, UsageRecord] = {}
+        self._labels: set[str] = set()
+
+    def begin(self, usage: Iterable[UsageRecord]) -> None:
+        """What had been taken before."""
+        for record in usage:
+            self._seen[record.tenant] = max(record, self._seen.get(record.tenant, record), key=lambda found: found.day)
+
+    def took(self, record: UsageRecord) -> None:
+        """A tenant's record of the day has grown."""
+        before = self._seen.get(record.tenant)
+        if before is None or before.day != record.day:
+            before = UsageRecord(record.tenant, record.day)
+        self._seen[record.tenant] = record
+        label = self._label(record.tenant)
+        self._jobs.add(record.jobs - before.jobs, label)
+        tokens = record.prompt_tokens + record.tokens_out - before.prompt_tokens - before.tokens_out
+        self._tokens.add(tokens, label)
+
+    def _label(self, tenant: TenantId) -> str:
+        if tenant in self._labels or len(self._labels) < TENANT_LABELS_MAX:
+            self._labels.add(tenant)
+            return tenant
+        return OTHER_TENANTS
+
+    def text(self) -> str:
+        """The exposition lines."""
+        return "\n".join((*self._jobs.lines(), *self._tokens.lines())) + "\n"
+
+
 class Metrics:
     """Everything orchestratord counts."""
 
@@ -98,12 +138,13 @@ class Metrics:
         self.attempts_failed = Counter("llorch_attempts_failed_total", "Attempts that broke off, by kind.", "kind")
         self.frames = Counter("llorch_token_frames_relayed_total", "Token frames passed on to clients.")
         self.commits_failed = Counter("llorch_commits_failed_total", "Turns that could not be stored.")
+        self.tenants = TenantCounters()
         self.queue_wait = Histogram("llorch_queue_wait_seconds", "From acceptance to dispatch.")
         self.ttft = Histogram("llorch_time_to_first_token_seconds", "From acceptance to the first token.")
         self.policy = PolicyFigures()
 
     def text(self, gauges: Mapping[str, float], workers: Mapping[str, float]) -> str:
-        """The whole page; `gauges` are name to value, `workers` state to count."""
+        """The page but for `tenants`, which name people; `gauges` are name to value, `workers` state to count."""
         parts: list[str] = []
         for source in (self.jobs, self.attempts_failed, self.frames, self.commits_failed, self.queue_wait, self.ttft):
             parts += source.lines()

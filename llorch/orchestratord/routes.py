@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from llorch.orchestratord import routes_policy, routes_status, routes_tasks, routes_workers
+from llorch.orchestratord import (
+    routes_policy,
+    routes_sessions,
+    routes_status,
+    routes_tasks,
+    routes_usage,
+    routes_workers,
+)
 from llorch.orchestratord.service import SERVICE, Service
 from llorch.web import edge
 
@@ -13,5 +20,6 @@ def application(service: Service) -> web.Application:
     """The aiohttp application of one orchestratord."""
     app = edge.application()
     app[SERVICE] = service
-    app.add_routes([*routes_status.ROUTES, *routes_tasks.ROUTES, *routes_workers.ROUTES, *routes_policy.ROUTES])
+    for part in (routes_status, routes_tasks, routes_sessions, routes_usage, routes_workers, routes_policy):
+        app.add_routes(part.ROUTES)
     return app

@@ -55,7 +55,7 @@ async def takes_work(request: web.Request) -> web.Response:
 
 
 async def metrics(request: web.Request) -> web.Response:
-    """`GET /metrics`: Prometheus text, key-free: it holds no prompt, key or name."""
+    """`GET /metrics`: Prometheus text, key-free: it holds no prompt or key, and names of tenants for operators only."""
     service = request.app[SERVICE]
     counts = service.brain.counts()
     states = Counter(record.state for record in service.brain.workers())
@@ -66,6 +66,8 @@ async def metrics(request: web.Request) -> web.Response:
         "llorch_streams_live": float(len(service.streams)),
     }
     text = service.metrics.text(gauges, {state.value: float(states[state]) for state in WorkerState})
+    if service.access.is_operators(request):
+        text += service.metrics.tenants.text()
     return web.Response(body=text.encode(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
 

@@ -80,24 +80,28 @@ class Service:
             await stream.decided.wait()
             if not stream.finished.is_set():
                 raise StorageUnavailable("the end of the job cannot be stored now", retry_after_s=5)
-        output_kept = True
+        output_kept, last_id = True, None
         if record is None:
             stored = await self.store.job(job_id)
             if stored is None:
                 raise JobNotFound()
-            record, output_kept = stored.record, stored.output_kept
+            record, output_kept, last_id = stored.record, stored.output_kept, stored.last_id
         if self.access.isolated and record.spec.tenant != tenant:
             raise JobNotFound()
-        return Found(record, stream, output_kept)
+        return Found(record, stream, output_kept, last_id)
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A job, its stream while it lives, and whether its output can still be read."""
+    """A job, its stream while it lives, and whether its output can still be read.
+
+    `last_id`: of the last frame that its token journal held when it ended; None: not known.
+    """
 
     record: JobRecord
     stream: JobStream | None
     output_kept: bool
+    last_id: int | None
 
 
 SERVICE = web.AppKey("service", Service)

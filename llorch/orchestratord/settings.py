@@ -74,6 +74,7 @@ class Settings:
     log_format: LogFormat
     log_level: str
     state_dir: Path
+    config_path: Path
     brain: BrainSettings
 
 
@@ -113,6 +114,7 @@ def load(flags: argparse.Namespace, env: Mapping[str, str]) -> Settings:
         log_format=LogFormat(values["log_format"]),
         log_level=values["log_level"],
         state_dir=config.state_dir(env, flags.state).absolute(),
+        config_path=path.absolute(),
         brain=_brain(values),
     )
 

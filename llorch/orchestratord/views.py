@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from llorch.base import clock
+from llorch.core.accounts import TenantUsage
 from llorch.core.brain import Place
 from llorch.core.effects import Decision
 from llorch.core.job import JobRecord, JobState
+from llorch.core.session import SessionRecord
+from llorch.core.tenant import DAY_S, UsageRecord
 from llorch.core.worker import WorkerRecord, WorkerState
 
 STATUS = {
@@ -132,6 +136,42 @@ def models(workers: list[WorkerRecord]) -> list[dict[str, Any]]:
         row["slots_busy"] += max(record.slots_used, record.load.slots_busy)
         row["context_length"] = max(row["context_length"] or 0, record.spec.context_length)
     return [rows[model] for model in sorted(rows)]
+
+
+def session(record: SessionRecord) -> dict[str, Any]:
+    """One open session."""
+    return {
+        "session_id": record.session_id,
+        "ttl_s": record.limits.ttl_s,
+        "tokens_max": record.limits.tokens_max,
+        "time_max_s": record.limits.time_max_s,
+        "opened_at": clock.iso(record.opened_at),
+        "used_at": clock.iso(record.used_at),
+        "expires_at": clock.iso(record.used_at + record.limits.ttl_s),
+        "turns": record.turns,
+        "tokens_used": record.tokens_used,
+        "time_used_s": round(record.time_used_s, 3),
+    }
+
+
+def usage(now: TenantUsage, stored: list[UsageRecord]) -> dict[str, Any]:
+    """What a tenant has and took, the newest day first; today's figures are the brain's, ahead of what is stored."""
+    today = now.today
+    days = [today, *(record for record in reversed(stored) if record.day < today.day)]
+    return {
+        "tenant": today.tenant,
+        "now": {"running": now.running, "waiting": now.waiting, "reserved_tokens": now.reserved},
+        "limits": asdict(now.limits),
+        "days": [
+            {
+                "day": clock.iso(record.day * DAY_S)[:10],
+                "jobs": record.jobs,
+                "prompt_tokens": record.prompt_tokens,
+                "tokens_out": record.tokens_out,
+            }
+            for record in days
+        ],
+    }
 
 
 def _iso(at: float | None) -> str | None:

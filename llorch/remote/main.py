@@ -16,11 +16,20 @@ COMMANDS = CommandTable(
         ("jobs", "watch"): Leaf("llorch.remote.jobs:watch", "stream a job's answer from its first word"),
         ("jobs", "cancel"): Leaf("llorch.remote.jobs:cancel", "cancel a job"),
         ("jobs", "explain"): Leaf("llorch.remote.jobs:explain", "show every decision taken on a job"),
+        ("sessions", "list"): Leaf("llorch.remote.sessions:list_sessions", "show your open sessions"),
+        ("sessions", "open"): Leaf("llorch.remote.sessions:open_session", "open a session, with limits of its own"),
+        ("sessions", "show"): Leaf("llorch.remote.sessions:show", "show one session"),
+        ("sessions", "close"): Leaf("llorch.remote.sessions:close", "be done with a session; its jobs go on"),
+        ("usage",): Leaf("llorch.remote.usage:usage", "what your tenant took by day, and what it has now"),
         ("status",): Leaf("llorch.remote.status:status", "the cluster at a glance"),
         ("pool", "register"): Leaf("llorch.remote.register:register", "give a pool a short name, in llorch.toml"),
         ("demo",): Leaf("llorch.remote.demo:demo", "the whole system on this machine, in one minute"),
     },
-    groups={"jobs": "jobs of the orchestrator", "pool": "pools over SSH: any llorch-pool command with --host"},
+    groups={
+        "jobs": "jobs of the orchestrator",
+        "sessions": "lines of jobs that belong together, with limits of their own",
+        "pool": "pools over SSH: any llorch-pool command with --host",
+    },
     not_yet=("run", "bench", "service", "dev", "init"),
 )
 _POOL_NOT_YET = ("install", "uninstall", "upgrade", "rollback")

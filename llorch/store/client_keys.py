@@ -17,12 +17,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class ClientKey:
-    """A client key: only its SHA-256 is known."""
+    """A client key and the tenant it speaks for: of the key only its SHA-256 is known."""
 
     name: str
     sha256: str
     created_at: float
     revoked_at: float | None
+    tenant: str
 
 
 class ClientKeys:
@@ -41,13 +42,14 @@ class ClientKeys:
         """Every key, revoked ones too, the oldest first."""
         return self._in_transaction(lambda connection: [ClientKey(*row) for row in connection.execute(sql("keys"))])
 
-    def add(self, name: str, sha256: str, created_at: float) -> bool:
-        """Store a new key's hash; False when the name is taken."""
+    def add(self, name: str, sha256: str, created_at: float, tenant: str | None = None) -> bool:
+        """Store a new key's hash for `tenant`, None: one of the key's own name; False when the name is taken."""
+        values = {"name": name, "sha256": sha256, "created_at": created_at, "tenant": tenant or name}
 
         def work(connection: sqlite3.Connection) -> bool:
             if any(row[0] == name for row in connection.execute(sql("keys"))):
                 return False
-            connection.execute(sql("add_key"), {"name": name, "sha256": sha256, "created_at": created_at})
+            connection.execute(sql("add_key"), values)
             return True
 
         return self._in_transaction(work)

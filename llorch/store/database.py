@@ -14,9 +14,12 @@ from llorch.store.statements import script
 logger = log.get(__name__)
 
 # Script n brings a database from version n to n + 1.
-SCRIPTS = ("schema.sql",)
+SCRIPTS = ("schema.sql", "schema_2.sql")
 CHECKED_SIZE_MAX = 64 << 20
 BUSY_TIMEOUT_S = 5.0
+# When opening gives free pages back to the disk: worth it, and done in a second or two, in memory.
+COMPACT_FREE_MIN = 64 << 20
+COMPACT_USED_MAX = 256 << 20
 _PRAGMAS = ("synchronous = FULL", "secure_delete = ON", "foreign_keys = ON")
 _COMPANIONS = ("", "-wal", "-shm")
 
@@ -32,8 +35,8 @@ class _Corrupt(HostError):
 def open_writer(path: Path, scripts: tuple[str, ...] = SCRIPTS) -> sqlite3.Connection:
     """The writing connection: created or migrated as needed, WAL, synchronous FULL, mode 0600.
 
-    A corrupt file is renamed to `NAME.corrupt-TIME` with a clear log line, and an empty one takes its place.
-    Raises SchemaTooNew, HostError when the file cannot be opened.
+    A corrupt file is renamed to `NAME.corrupt-TIME` with a clear log line, and an empty one takes its place. One that
+    is for the most part free is made small. Raises SchemaTooNew, HostError when the file cannot be opened.
     """
     try:
         return _open(path, scripts)
@@ -70,7 +73,7 @@ def is_current(path: Path, scripts: tuple[str, ...] = SCRIPTS) -> bool:
         return False
     connection = open_reader(path)
     try:
-        return _version(connection, scripts) == len(scripts)
+        return version_of(connection, scripts) == len(scripts)
     except sqlite3.DatabaseError as error:
         raise HostError(f"the database {path} cannot be read: {error}") from None
     finally:
@@ -110,6 +113,7 @@ def _open(path: Path, scripts: tuple[str, ...]) -> sqlite3.Connection:
     try:
         _prepare(connection, path)
         migrate(connection, scripts)
+        _compact(connection, path)
     except sqlite3.DatabaseError as error:
         connection.close()
         if is_damage(error):
@@ -136,14 +140,32 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
             raise _Corrupt(str(verdict).splitlines()[0])
 
 
+def _compact(connection: sqlite3.Connection, path: Path) -> None:
+    """Rewrite a file that is for the most part free pages; when that cannot be, it stays as large as it is."""
+    size, pages, free_pages = (
+        connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_size", "page_count", "freelist_count")
+    )
+    free, used = free_pages * size, (pages - free_pages) * size
+    if free < max(COMPACT_FREE_MIN, used) or used > COMPACT_USED_MAX:
+        return
+    try:
+        connection.execute("PRAGMA temp_store = MEMORY")  # prompts have no business in the system's temporary folder
+        connection.execute("VACUUM")
+        connection.execute("PRAGMA temp_store = DEFAULT")
+        log.event(logger, f"{path.name} was compacted", bytes_before=free + used, bytes_after=used)
+    except sqlite3.Error as error:
+        log.event(logger, f"{path.name} could not be compacted: {error}", level=30)
+
+
 def migrate(connection: sqlite3.Connection, scripts: tuple[str, ...]) -> None:
     """Run the scripts that this database has not seen, each in one transaction. Raises SchemaTooNew."""
-    version = _version(connection, scripts)
+    version = version_of(connection, scripts)
     for number, name in enumerate(scripts[version:], start=version + 1):
         connection.executescript(f"BEGIN IMMEDIATE;\n{script(name)}\nPRAGMA user_version = {number};\nCOMMIT;")
 
 
-def _version(connection: sqlite3.Connection, scripts: tuple[str, ...]) -> int:
+def version_of(connection: sqlite3.Connection, scripts: tuple[str, ...] = SCRIPTS) -> int:
+    """The schema version of a database. Raises SchemaTooNew."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > len(scripts):
         raise SchemaTooNew(

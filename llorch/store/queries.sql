@@ -2,12 +2,13 @@
 
 -- name: put_job
 -- A job's newest state. The prompt is written once and dropped with the terminal state.
-INSERT INTO job (job_id, state, tenant, idempotency_key, accepted_at, ended_at, record, payload)
-VALUES (:job_id, :state, :tenant, :idempotency_key, :accepted_at, :ended_at, :record, :payload)
+INSERT INTO job (job_id, state, tenant, idempotency_key, accepted_at, ended_at, record, payload, last_id)
+VALUES (:job_id, :state, :tenant, :idempotency_key, :accepted_at, :ended_at, :record, :payload, :last_id)
 ON CONFLICT (job_id) DO UPDATE SET
     state = excluded.state,
     ended_at = excluded.ended_at,
     record = excluded.record,
+    last_id = excluded.last_id,
     payload = CASE WHEN excluded.ended_at IS NULL THEN payload END;
 
 -- name: put_decision
@@ -27,11 +28,28 @@ ON CONFLICT (pool_id) DO UPDATE SET draining = excluded.draining;
 -- name: drop_pool
 DELETE FROM pool WHERE pool_id = :pool_id;
 
+-- name: put_session
+INSERT INTO session (tenant, session_id, record) VALUES (:tenant, :session_id, :record)
+ON CONFLICT (tenant, session_id) DO UPDATE SET record = excluded.record;
+
+-- name: drop_session
+DELETE FROM session WHERE tenant = :tenant AND session_id = :session_id;
+
+-- name: put_usage
+INSERT INTO usage (tenant, day, jobs, prompt_tokens, tokens_out)
+VALUES (:tenant, :day, :jobs, :prompt_tokens, :tokens_out)
+ON CONFLICT (tenant, day) DO UPDATE SET
+    jobs = excluded.jobs, prompt_tokens = excluded.prompt_tokens, tokens_out = excluded.tokens_out;
+
 -- name: put_newest
 UPDATE newest SET at = max(at, :at);
 
 -- name: newest
 SELECT at FROM newest;
+
+-- name: backed_up_jobs
+-- Every job whose token segment still counts, with what is needed to copy it; live ones have no end.
+SELECT job_id, ended_at IS NULL FROM job WHERE output_kept = 1 ORDER BY row;
 
 -- name: live_jobs
 -- For Restarted: in order of acceptance.
@@ -47,8 +65,17 @@ SELECT record FROM worker ORDER BY worker_id;
 -- name: pools
 SELECT pool_id, draining FROM pool ORDER BY pool_id;
 
+-- name: sessions
+SELECT record FROM session ORDER BY tenant, session_id;
+
+-- name: usage
+-- From some day on, of one tenant or of all (NULL).
+SELECT tenant, day, jobs, prompt_tokens, tokens_out FROM usage
+WHERE day >= :first_day AND (:tenant IS NULL OR tenant = :tenant)
+ORDER BY tenant, day;
+
 -- name: job
-SELECT record, payload, output_kept FROM job WHERE job_id = :job_id;
+SELECT record, payload, output_kept, last_id FROM job WHERE job_id = :job_id;
 
 -- name: jobs
 -- One page, newest first. NULL means: no filter.
@@ -87,16 +114,19 @@ DELETE FROM job WHERE ended_at IS NOT NULL AND output_kept = 0 AND ended_at < :e
 -- name: expire_decisions
 DELETE FROM decision WHERE at < :ended_before;
 
+-- name: expire_usage
+DELETE FROM usage WHERE day < :first_day;
+
 -- name: known_jobs
 -- Which of these jobs (a JSON list) have a row whose output is kept.
 SELECT job_id FROM job
 WHERE output_kept = 1 AND job_id IN (SELECT value FROM json_each(:job_ids));
 
 -- name: add_key
-INSERT INTO client_key (name, sha256, created_at) VALUES (:name, :sha256, :created_at);
+INSERT INTO client_key (name, sha256, created_at, tenant) VALUES (:name, :sha256, :created_at, :tenant);
 
 -- name: revoke_key
 UPDATE client_key SET revoked_at = :revoked_at WHERE name = :name AND revoked_at IS NULL;
 
 -- name: keys
-SELECT name, sha256, created_at, revoked_at FROM client_key ORDER BY created_at, name;
+SELECT name, sha256, created_at, revoked_at, tenant FROM client_key ORDER BY created_at, name;

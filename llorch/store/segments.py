@@ -23,7 +23,7 @@ logger = log.get(__name__)
 
 OPEN_FILES_MAX = 256
 SPILL_SIZE_MAX = 4 << 20
-_SUFFIX = ".frames"
+SUFFIX = ".frames"
 _FIRST_TOKEN_ID = 2
 _FRAME = re.compile(rb"id: (\d{1,19})\ndata: ([^\n]*)\n\n")
 
@@ -195,7 +195,7 @@ class Segments:
 
     def _path(self, job_id: str) -> Path:
         assert JOB_ID.fullmatch(job_id), "job ids are checked at the edge"
-        return self._folder / (job_id + _SUFFIX)
+        return self._folder / (job_id + SUFFIX)
 
     def open(self, job_id: JobId) -> Segment:
         """The journal of a job; what another process wrote is taken over. Raises StorageUnavailable."""
@@ -256,7 +256,7 @@ class Segments:
 
     def names(self) -> list[str]:
         """The jobs that have a file."""
-        return [path.name.removesuffix(_SUFFIX) for path in self._folder.iterdir() if path.name.endswith(_SUFFIX)]
+        return [path.name.removesuffix(SUFFIX) for path in self._folder.iterdir() if path.name.endswith(SUFFIX)]
 
     def close(self) -> None:
         """Close every file."""

@@ -11,7 +11,7 @@ import asyncio
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -21,13 +21,16 @@ from typing import Any, TypeVar
 from llorch.base import log
 from llorch.base.errors import HostError, LlorchError, StorageUnavailable
 from llorch.base.ids import JobId, PoolId, TenantId
-from llorch.core.effects import Decision, PoolDropped, PoolRecord, Record, WorkerForgotten
+from llorch.core.effects import Decision, PoolRecord, Record
 from llorch.core.job import JobRecord, JobState
+from llorch.core.session import SessionRecord
 from llorch.core.settings import IDEMPOTENCY_KEYS_MAX
+from llorch.core.tenant import DAY_S, UsageRecord
 from llorch.core.worker import WorkerRecord
-from llorch.store import database
+from llorch.store import database, rows
 from llorch.store.client_keys import ClientKey
-from llorch.store.codec import decode, encode
+from llorch.store.codec import decode
+from llorch.store.rows import read_job
 from llorch.store.statements import sql
 
 logger = log.get(__name__)
@@ -46,10 +49,14 @@ class StoreBroken(HostError):
 
 @dataclass(frozen=True, slots=True)
 class StoredJob:
-    """A job as read back; `record.spec.payload` is empty once the job has ended."""
+    """A job as read back; `record.spec.payload` is empty once the job has ended.
+
+    `last_id`: of the last frame that its token journal held when it ended; None: not known.
+    """
 
     record: JobRecord
     output_kept: bool
+    last_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +71,8 @@ class Page:
 class Snapshot:
     """What a restart needs: live jobs in order of acceptance, workers, pools, and the newest time ever stored.
 
-    `keys` are the newest idempotency keys with their tenants and jobs, oldest first, of ended jobs as well.
+    `keys` are the newest idempotency keys with their tenants and jobs, oldest first, of ended jobs as well. `usage`
+    is that of today and yesterday.
     """
 
     jobs: tuple[JobRecord, ...]
@@ -72,6 +80,8 @@ class Snapshot:
     pools: tuple[PoolRecord, ...]
     keys: tuple[tuple[TenantId, str, JobId], ...]
     newest_at: float
+    sessions: tuple[SessionRecord, ...] = ()
+    usage: tuple[UsageRecord, ...] = ()
 
 
 @dataclass(slots=True)
@@ -105,13 +115,12 @@ class Store:
 
     # Writing
 
-    def commit(self, records: Sequence[Record]) -> asyncio.Future[None]:
-        """A future that is done when `records` are durable; its exception is StorageUnavailable or StoreBroken."""
-        rows = [_row(record) for record in records]
-        newest = max([_newest(record) for record in records], default=0.0)
-        if newest:
-            rows.append(("put_newest", {"at": newest}))
-        return self._submit(partial(_write, rows))
+    def commit(self, records: Sequence[Record], last_ids: Mapping[JobId, int] | None = None) -> asyncio.Future[None]:
+        """A future that is done when `records` are durable; its exception is StorageUnavailable or StoreBroken.
+
+        `last_ids`: of jobs that end with these records, the id of the last frame in their token journals.
+        """
+        return self._submit(partial(rows.write, rows.rows_of(records, last_ids or {})))
 
     def _submit(self, run: Callable[[sqlite3.Connection], T] | None) -> asyncio.Future[T]:
         loop = asyncio.get_running_loop()
@@ -212,21 +221,28 @@ class Store:
             log.event(logger, f"a read failed: {error}", level=40, statement=name)
             raise StorageUnavailable("the store cannot be read now", retry_after_s=5) from None
 
-    def snapshot(self, keys_max: int = IDEMPOTENCY_KEYS_MAX) -> Snapshot:
-        """The stored state, read once at start, with at most `keys_max` idempotency keys."""
+    def snapshot(self, keys_max: int = IDEMPOTENCY_KEYS_MAX, now: float = 0.0) -> Snapshot:
+        """The stored state, read once at start, with at most `keys_max` idempotency keys.
+
+        Today is the day of `now`, or of the newest stored time when that is later.
+        """
         keys = self._fetch("newest_keys", {"count": keys_max})
+        newest_at = self._fetch("newest", {})[0][0]
+        yesterday = int(max(now, newest_at) // DAY_S) - 1
         return Snapshot(
-            jobs=tuple(_job(record, payload) for record, payload in self._fetch("live_jobs", {})),
+            jobs=tuple(read_job(record, payload) for record, payload in self._fetch("live_jobs", {})),
             workers=tuple(decode(WorkerRecord, record) for (record,) in self._fetch("workers", {})),
             pools=tuple(PoolRecord(PoolId(name), bool(draining)) for name, draining in self._fetch("pools", {})),
             keys=tuple((TenantId(tenant), key, JobId(job_id)) for tenant, key, job_id in reversed(keys)),
-            newest_at=self._fetch("newest", {})[0][0],
+            newest_at=newest_at,
+            sessions=tuple(decode(SessionRecord, record) for (record,) in self._fetch("sessions", {})),
+            usage=tuple(UsageRecord(*row) for row in self._fetch("usage", {"tenant": None, "first_day": yesterday})),
         )
 
     async def job(self, job_id: str) -> StoredJob | None:
         """One job, or None."""
-        rows = await self._read("job", job_id=job_id)
-        return StoredJob(_job(rows[0][0], rows[0][1]), bool(rows[0][2])) if rows else None
+        found = await self._read("job", job_id=job_id)
+        return StoredJob(read_job(found[0][0], found[0][1]), bool(found[0][2]), found[0][3]) if found else None
 
     async def jobs(
         self,
@@ -240,28 +256,33 @@ class Store:
         values: dict[str, object] = {"tenant": tenant, "before": before, "count": count + 1}
         wanted = [state.value for state in states]
         if wanted:
-            rows = await self._read("jobs_in_states", states=_json_list(wanted), **values)
+            found = await self._read("jobs_in_states", states=_json_list(wanted), **values)
         else:
-            rows = await self._read("jobs", **values)
-        page = tuple(StoredJob(_job(record, payload), bool(kept)) for _, record, payload, kept in rows[:count])
-        return Page(page, rows[count - 1][0] if len(rows) > count else None)
+            found = await self._read("jobs", **values)
+        page = tuple(StoredJob(read_job(record, payload), bool(kept)) for _, record, payload, kept in found[:count])
+        return Page(page, found[count - 1][0] if len(found) > count else None)
 
     async def decisions(self, job_id: str) -> tuple[Decision, ...]:
         """Every decision on one job, in order."""
-        rows = await self._read("decisions", job_id=job_id, count=DECISIONS_SHOWN_MAX)
-        return tuple(decode(Decision, record) for (record,) in rows)
+        found = await self._read("decisions", job_id=job_id, count=DECISIONS_SHOWN_MAX)
+        return tuple(decode(Decision, record) for (record,) in found)
+
+    async def usage(self, first_day: int, tenant: TenantId | None = None) -> list[UsageRecord]:
+        """What was taken from `first_day` on, by tenant and day; None: by every tenant."""
+        found = await self._read("usage", tenant=tenant, first_day=first_day)
+        return [UsageRecord(*row) for row in found]
 
     # Expiry
 
     async def expired_outputs(self, ended_before: float) -> list[JobId]:
         """Jobs whose tokens may be removed now, at most a thousand at once."""
-        rows = await self._read("expired_outputs", ended_before=ended_before, count=SWEEP_MAX)
-        return [JobId(job_id) for (job_id,) in rows]
+        found = await self._read("expired_outputs", ended_before=ended_before, count=SWEEP_MAX)
+        return [JobId(job_id) for (job_id,) in found]
 
     async def kept_outputs(self, job_ids: Sequence[str]) -> set[str]:
         """Which of these jobs have a row that still counts on its token segment."""
-        rows = await self._read("known_jobs", job_ids=_json_list(list(job_ids)))
-        return {job_id for (job_id,) in rows}
+        found = await self._read("known_jobs", job_ids=_json_list(list(job_ids)))
+        return {job_id for (job_id,) in found}
 
     def forget_outputs(self, job_ids: Sequence[JobId]) -> asyncio.Future[None]:
         """Note that the segments of these jobs are gone."""
@@ -270,6 +291,10 @@ class Store:
     def expire(self, ended_before: float) -> asyncio.Future[None]:
         """Delete the records and decisions of jobs that ended before this time."""
         return self._submit(partial(_expire, ended_before))
+
+    def expire_usage(self, first_day: int) -> asyncio.Future[None]:
+        """Delete what tenants took before this day."""
+        return self._submit(partial(rows.write, [("expire_usage", {"first_day": first_day})]))
 
     def checkpoint(self) -> asyncio.Future[None]:
         """Move the write-ahead log into the database and empty it: prompts that were dropped leave the disk, too."""
@@ -310,63 +335,6 @@ def _resolve(works: list[_Work], outcome: dict[int, Any], error: LlorchError | N
 
 def _json_list(items: list[str]) -> str:
     return "[" + ",".join(f'"{item}"' for item in items if '"' not in item and "\\" not in item) + "]"
-
-
-def _job(record: str, payload: bytes | None) -> JobRecord:
-    return decode(JobRecord, record, payload=payload or b"")
-
-
-Row = tuple[str, dict[str, object]]
-
-
-def _write(rows: list[Row], connection: sqlite3.Connection) -> None:
-    for name, values in rows:
-        connection.execute(sql(name), values)
-
-
-def _row(record: Record) -> Row:
-    """The statement that stores a record, and its values: built by the caller, so that a bug of ours fails there."""
-    match record:
-        case JobRecord():
-            return "put_job", _job_row(record)
-        case Decision():
-            return "put_decision", {"job_id": record.job_id, "at": record.at, "record": encode(record)}
-        case WorkerRecord():
-            return "put_worker", {"worker_id": record.spec.worker_id, "record": encode(record)}
-        case WorkerForgotten():
-            return "drop_worker", {"worker_id": record.worker_id}
-        case PoolRecord():
-            return "put_pool", {"pool_id": record.pool_id, "draining": int(record.draining)}
-        case PoolDropped():
-            return "drop_pool", {"pool_id": record.pool_id}
-
-
-def _newest(record: Record) -> float:
-    """The newest time in a record."""
-    match record:
-        case JobRecord():
-            times = (record.accepted_at, record.queued_since, record.dispatched_at, record.started_at)
-            return max(t or 0.0 for t in (*times, record.first_token_at, record.ended_at))
-        case Decision():
-            return record.at
-        case WorkerRecord():
-            return record.announced_at
-        case _:
-            return 0.0
-
-
-def _job_row(record: JobRecord) -> dict[str, object]:
-    ended = record.state.terminal
-    return {
-        "job_id": record.spec.job_id,
-        "state": record.state.value,
-        "tenant": record.spec.tenant,
-        "idempotency_key": record.spec.idempotency_key,
-        "accepted_at": record.accepted_at,
-        "ended_at": (record.ended_at or record.accepted_at) if ended else None,
-        "record": encode(record, leave_out=("payload", "prefixes")),
-        "payload": None if ended else record.spec.payload,
-    }
 
 
 def _forget_outputs(job_ids: tuple[JobId, ...], connection: sqlite3.Connection) -> None:

@@ -291,3 +291,31 @@ def test_the_package_offers_the_sdk_names() -> None:
     assert {"Started", "Token", "End"} <= {kind.__name__ for kind in llorch.InferenceEvent.__args__}  # type: ignore[attr-defined]
     with pytest.raises(AttributeError):
         _ = llorch.Nonsense  # type: ignore[attr-defined]
+
+
+def test_both_clients_ask_for_sessions_and_usage(server: Scripted) -> None:
+    """The same paths and bodies from both; an id is quoted, a limit that was not given is not sent."""
+
+    async def work() -> None:
+        async with AsyncClient(server.url, key="") as client:
+            await client.open_session("a/b", ttl_s=5, tokens_max=9)
+            await client.open_session()
+            await client.sessions()
+            await client.session("a/b")
+            await client.usage()
+            await client.usage(30)
+
+    asyncio.run(work())
+    client = Client(server.url, key="")
+    client.open_session("a/b", ttl_s=5, tokens_max=9)
+    client.open_session()
+    client.sessions()
+    client.session("a/b")
+    client.usage()
+    client.usage(30)
+    seen = [(method, path, body) for method, path, _, body in server.script.requests]
+    assert seen[:6] == seen[6:]
+    assert [path for _, path, _ in seen[:6]] == [
+        *("/v2/sessions", "/v2/sessions", "/v2/sessions", "/v2/sessions/a%2Fb", "/v2/usage", "/v2/usage?days=30"),
+    ]
+    assert [json.loads(body) for _, _, body in seen[:2]] == [{"session_id": "a/b", "ttl_s": 5, "tokens_max": 9}, {}]

@@ -1,0 +1,100 @@
+"""What of a record is stored where: the named statement that writes it, and that statement's values."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+from llorch.base.ids import JobId
+from llorch.core.effects import (
+    Decision,
+    PoolDropped,
+    PoolRecord,
+    Record,
+    SessionForgotten,
+    WorkerForgotten,
+)
+from llorch.core.job import JobRecord
+from llorch.core.session import SessionRecord
+from llorch.core.tenant import UsageRecord
+from llorch.core.worker import WorkerRecord
+from llorch.store.codec import decode, encode
+from llorch.store.statements import sql
+
+Row = tuple[str, dict[str, object]]
+
+
+def rows_of(records: Sequence[Record], last_ids: Mapping[JobId, int]) -> list[Row]:
+    """The statements that store `records`; `last_ids` says how far the token journals of ended jobs go."""
+    rows = [_row(record, last_ids) for record in records]
+    newest = max([_newest(record) for record in records], default=0.0)
+    if newest:
+        rows.append(("put_newest", {"at": newest}))
+    return rows
+
+
+def write(rows: Sequence[Row], connection: sqlite3.Connection) -> None:
+    """Run the statements, in order."""
+    for name, values in rows:
+        connection.execute(sql(name), values)
+
+
+def read_job(record: str, payload: bytes | None) -> JobRecord:
+    """A stored job. Raises DamagedRecord."""
+    return decode(JobRecord, record, payload=payload or b"")
+
+
+def _row(record: Record, last_ids: Mapping[JobId, int]) -> Row:
+    """Built by the caller's thread, so that a bug of ours fails there."""
+    match record:
+        case JobRecord():
+            return "put_job", _job_row(record, last_ids.get(record.spec.job_id))
+        case Decision():
+            return "put_decision", {"job_id": record.job_id, "at": record.at, "record": encode(record)}
+        case WorkerRecord():
+            return "put_worker", {"worker_id": record.spec.worker_id, "record": encode(record)}
+        case WorkerForgotten():
+            return "drop_worker", {"worker_id": record.worker_id}
+        case PoolRecord():
+            return "put_pool", {"pool_id": record.pool_id, "draining": int(record.draining)}
+        case PoolDropped():
+            return "drop_pool", {"pool_id": record.pool_id}
+        case SessionRecord():
+            values = {"tenant": record.tenant, "session_id": record.session_id, "record": encode(record)}
+            return "put_session", dict(values)
+        case SessionForgotten():
+            return "drop_session", {"tenant": record.tenant, "session_id": record.session_id}
+        case UsageRecord():
+            return "put_usage", asdict(record)
+
+
+def _newest(record: Record) -> float:
+    """The newest time in a record."""
+    match record:
+        case JobRecord():
+            times = (record.accepted_at, record.queued_since, record.dispatched_at, record.started_at)
+            return max(t or 0.0 for t in (*times, record.first_token_at, record.ended_at))
+        case Decision():
+            return record.at
+        case WorkerRecord():
+            return record.announced_at
+        case SessionRecord():
+            return record.used_at
+        case _:
+            return 0.0
+
+
+def _job_row(record: JobRecord, last_id: int | None) -> dict[str, object]:
+    ended = record.state.terminal
+    return {
+        "job_id": record.spec.job_id,
+        "state": record.state.value,
+        "tenant": record.spec.tenant,
+        "idempotency_key": record.spec.idempotency_key,
+        "accepted_at": record.accepted_at,
+        "ended_at": (record.ended_at or record.accepted_at) if ended else None,
+        "record": encode(record, leave_out=("payload", "prefixes")),
+        "payload": None if ended else record.spec.payload,
+        "last_id": last_id if ended else None,
+    }
