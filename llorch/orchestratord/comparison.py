@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from llorch.base.errors import ConfigError, UsageError
-from llorch.core.events import ZoneChanged
+from llorch.core.events import TenantsRead, ZoneChanged
 from llorch.core.figures import Account, PolicyUse, grouped
 from llorch.core.rehearsal import Scene
 from llorch.core.settings import BrainSettings
@@ -24,6 +24,7 @@ from llorch.orchestratord import fleet_file, rehearsal_table, replaying
 from llorch.orchestratord import settings as settings_table
 from llorch.orchestratord.rehearsal_table import Column
 from llorch.orchestratord.rehearsing import BUILTIN, Telling, rehearsed
+from llorch.orchestratord.tenants import TenantsFile
 from llorch.store.journal import read_journal
 
 # How often a script that declined all workers is asked again: in production more often, but a night of it takes hours.
@@ -48,13 +49,14 @@ def replay(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"the journal {arguments.journal} holds no job of that time")
     cast = replaying.cast_of(journal)
     _warn(cast)
+    settings, tenants = _set_up(arguments)
     zone = ZoneChanged(time.localtime(journal.jobs[0].accepted_at).tm_gmtoff)
     scene = Scene(
         cast.workers,
         replaying.arrivals_of(journal.jobs),
-        _settings(arguments),
+        settings,
         pools=journal.pools,
-        opening=(zone,),
+        opening=(tenants, zone),
     )
     fates = replaying.fates_of(journal.jobs)
     groups, span_s = grouped(fates, max(fate.ended_at or fate.arrived_at for fate in fates))
@@ -88,7 +90,8 @@ def simulate(arguments: argparse.Namespace) -> int:
     if not arrivals:
         raise ConfigError("no job arrives in that time: choose a longer --duration-s or a larger per_minute")
     zone = 0 if arguments.start is None else time.localtime(begin).tm_gmtoff
-    scene = Scene(fleet.workers, arrivals, _settings(arguments), opening=(ZoneChanged(zone),))
+    settings, tenants = _set_up(arguments)
+    scene = Scene(fleet.workers, arrivals, settings, opening=(tenants, ZoneChanged(zone)))
     facts = {"jobs": len(arrivals), "workers": len(fleet.workers), "seed": arguments.seed}
     return _print(_play(scene, policies), facts, arguments)
 
@@ -116,10 +119,11 @@ def _source(path: str | None) -> tuple[str, str | None]:
         raise ConfigError(f"policy script {path}: {reason}") from None
 
 
-def _settings(arguments: argparse.Namespace) -> BrainSettings:
-    """As the daemon would have them here: environment, `llorch.toml`, defaults."""
+def _set_up(arguments: argparse.Namespace) -> tuple[BrainSettings, TenantsRead]:
+    """Settings and tenants as the daemon would have them here: environment, `llorch.toml`, defaults."""
     flags = argparse.Namespace(config=arguments.config, state=None)
-    return replace(settings_table.load(flags, os.environ).brain, declined_max_s=DECLINED_MAX_S)
+    settings = settings_table.load(flags, os.environ)
+    return replace(settings.brain, declined_max_s=DECLINED_MAX_S), TenantsFile(settings.config_path).current
 
 
 def _play(scene: Scene, policies: Mapping[str, tuple[str, str | None]]) -> list[Column]:

@@ -20,9 +20,7 @@ TOKENS_UNKNOWN = 128
 CONTEXT_UNKNOWN = 1 << 20
 POOL_UNKNOWN = PoolId("unknown")
 # With these a job failed by what it asked, or by its worker: it would again. Others are the brain's own verdicts.
-_WORKERS_CODES = frozenset(
-    {errors.InvalidRequest.code, errors.ContextLengthExceeded.code, errors.InferenceFailed.code}
-)
+_WORKERS_CODES = frozenset({errors.InvalidRequest.code, errors.ContextLengthExceeded.code, errors.InferenceFailed.code})
 
 
 @dataclass(frozen=True, slots=True)

@@ -183,6 +183,18 @@ def test_only_the_jobs_of_a_time(journal: Path, capsys: pytest.CaptureFixture[st
         run("replay", "--journal", str(journal), "--since", "1s")
 
 
+def test_tenants_have_the_limits_of_the_config(
+    journal: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--config names the llorch.toml: of three jobs at once one runs and one waits."""
+    toml = tmp_path / "llorch.toml"
+    toml.write_text("[tenants.alice]\nrunning_max = 1\nqueued_max = 1\n")
+    assert run("replay", "--journal", str(journal), "--config", str(toml), "--json") == 0
+    old = groups(capsys.readouterr().out, "old")["interactive", "alice"]
+    assert old["outcomes"]["completed"] == 2
+    assert sum(old["refused"].values()) == 2
+
+
 @pytest.mark.parametrize(
     ("text", "at"),
     [
