@@ -161,8 +161,13 @@ class Stage:
             return ()
         tokens = stand_in.end(seat, self.now)
         self._forecast(stand_in)
-        result = Result("EOS", tokens, self._arrivals[seat[0]].prompt_tokens)
-        return (happened.AttemptEnded(*seat, result), *self._gone(stand_in))
+        return (happened.AttemptEnded(*seat, self._result(seat[0], "EOS", tokens)), *self._gone(stand_in))
+
+    def _result(self, job_id: JobId, stop_reason: str, tokens_out: int) -> Result:
+        """As a worker reports it: the brain learns speeds from it and charges sessions with it."""
+        first_at = self.fates[job_id].first_token_at
+        decode_s = 0.0 if first_at is None else self.now - first_at
+        return Result(stop_reason, tokens_out, self._arrivals[job_id].prompt_tokens, round(decode_s * 1000))
 
     def _stop(self, effect: CancelAttempt) -> Iterable[Event]:
         seat = (effect.job_id, effect.attempt)
@@ -173,7 +178,7 @@ class Stage:
         self._relayed[effect.job_id] += tokens
         self._forecast(stand_in)
         stopped = happened.AttemptStopped(*seat, self._relayed[effect.job_id])
-        ended = happened.AttemptEnded(*seat, Result("CANCELLED", self._relayed[effect.job_id]))
+        ended = happened.AttemptEnded(*seat, self._result(effect.job_id, "CANCELLED", self._relayed[effect.job_id]))
         return (stopped, ended, *self._gone(stand_in))
 
     # Workers

@@ -1,4 +1,4 @@
-"""`llorch policy check FILE | show`: is a script good, and which one is in force."""
+"""`llorch policy check FILE | show | replay | simulate`: is a script good, which is in force, what would it change."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llorch.base.commands import Parser
+from llorch.orchestratord import rehearsal_cli
 
 BAD_SCRIPT = 2
 
@@ -40,6 +41,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
     showing.add_argument("--source", action="store_true", help="print the script itself")
     showing.add_argument("--json", action="store_true", help="print JSON instead of text")
     showing.set_defaults(run=show)
+    rehearsal_cli.add_commands(commands)
     return made
 
 

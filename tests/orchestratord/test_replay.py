@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from llorch.base.ids import JobId, ModelId, PoolId, SessionId, TenantId, WorkerI
 from llorch.core.effects import PoolRecord, Record
 from llorch.core.job import Ending, FailureKind, JobRecord, JobSpec, JobState, Priority, Result, Wishes
 from llorch.core.worker import Load, WorkerRecord, WorkerSpec, WorkerState
-from llorch.orchestratord import rehearsal_cli, replaying
+from llorch.orchestratord import policy_cli, replaying
+from llorch.orchestratord.comparison import moment
 from llorch.orchestratord.fleet_file import EXAMPLE, parse_fleet
 from llorch.store.journal import Journal, read_journal
 from llorch.store.store import FILE_NAME, Store
@@ -90,11 +91,7 @@ def store_journal(folder: Path, *records: Record) -> Path:
 
 def run(*words: str) -> int:
     """The exit code of `llorch policy WORDS`. Raises LlorchError."""
-    parser = argparse.ArgumentParser(prog="llorch policy")
-    rehearsal_cli.add_commands(parser.add_subparsers(required=True))
-    arguments = parser.parse_args(words)
-    code: int = arguments.run(arguments)
-    return code
+    return policy_cli.main(list(words), prog="llorch policy")
 
 
 @pytest.fixture(autouse=True)
@@ -186,6 +183,18 @@ def test_only_the_jobs_of_a_time(journal: Path, capsys: pytest.CaptureFixture[st
         run("replay", "--journal", str(journal), "--since", "1s")
 
 
+def test_tenants_have_the_limits_of_the_config(
+    journal: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--config names the llorch.toml: of three jobs at once one runs and one waits."""
+    toml = tmp_path / "llorch.toml"
+    toml.write_text("[tenants.alice]\nrunning_max = 1\nqueued_max = 1\n")
+    assert run("replay", "--journal", str(journal), "--config", str(toml), "--json") == 0
+    old = groups(capsys.readouterr().out, "old")["interactive", "alice"]
+    assert old["outcomes"]["completed"] == 2
+    assert sum(old["refused"].values()) == 2
+
+
 @pytest.mark.parametrize(
     ("text", "at"),
     [
@@ -199,14 +208,14 @@ def test_only_the_jobs_of_a_time(journal: Path, capsys: pytest.CaptureFixture[st
 )
 def test_a_time_can_be_said_in_three_ways(text: str, at: float) -> None:
     """How long ago, Unix seconds, or ISO 8601."""
-    assert rehearsal_cli.moment(text, 1_000_000.0, "--since") == at
+    assert moment(text, 1_000_000.0, "--since") == at
 
 
 @pytest.mark.parametrize("text", ["yesterday", "", "24 h", "-5", "2026-13-01"])
 def test_a_time_that_is_none_is_refused(text: str) -> None:
     """One line that names the flag and the ways."""
     with pytest.raises(UsageError, match=r"--since .*: expected 24h"):
-        rehearsal_cli.moment(text, 1_000_000.0, "--since")
+        moment(text, 1_000_000.0, "--since")
 
 
 def test_a_journal_that_is_none_is_refused(tmp_path: Path) -> None:
@@ -400,3 +409,24 @@ def test_a_running_orchestratord_can_be_replayed(cluster: Cluster, capsys: pytes
     assert recorded["outcomes"] == old["outcomes"]
     assert recorded["tokens_out"] == old["tokens_out"] == 80
     assert old["wait_s"]["max"] == pytest.approx(recorded["wait_s"]["max"], rel=0.2)
+
+
+PAGE = Path(__file__).resolve().parents[2] / "spec" / "policy.md"
+RECIPES = dict(re.findall(r"^### ([^\n]+)\n.*?^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_cookbook_can_be_tried(
+    name: str, journal: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every recipe replays and simulates without a fallback, and no job is lost."""
+    path = script(tmp_path, RECIPES[name])
+    fleet = tmp_path / "fleet.toml"
+    fleet.write_text(EXAMPLE)
+    for words in (("replay", "--journal", str(journal)), ("simulate", "--fleet", str(fleet), "--duration-s", "30")):
+        assert run(*words, "--policy", path, "--json") == 0
+        said = json.loads(capsys.readouterr().out)
+        new = said["policies"][-1]
+        assert new["policy_use"]["fallbacks"] == {}
+        [everything] = [group for group in new["groups"] if group["priority"] is None]
+        assert sum(everything["outcomes"].values()) == said["jobs"]
