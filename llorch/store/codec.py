@@ -24,7 +24,7 @@ class DamagedRecord(HostError):
     """A stored record cannot be read."""
 
 
-_TO_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_TO_JSON = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
 
 
 def encode(value: object, *, leave_out: tuple[str, ...] = ()) -> str:
