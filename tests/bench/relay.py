@@ -10,21 +10,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from peers import machine
-from peers.child import FOLDERS, Child
-from peers.cluster import Cluster
+from peers.child import Child
+from peers.cluster import Cluster, pacing_worker
 from peers.figures import Figures
 from peers.progress import say
 
-from llorch.base.errors import HostError, LlorchError
+from llorch.base.errors import LlorchError
 
 STREAMS = (100, 400)
 TOKENS_PER_S = 20.0
@@ -33,31 +30,13 @@ TOKENS_MAX = 100_000
 FOLDER = Path(__file__).resolve().parents[2] / "build" / "work" / "bench"
 
 
-@contextmanager
-def pacing_worker(orchestratord: str) -> Iterator[str]:
-    """The worker's URL."""
-    program = Path(__file__).parent / "peers" / "pacing_worker.py"
-    with subprocess.Popen(
-        [sys.executable, str(program), orchestratord, str(TOKENS_PER_S)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, FOLDERS))},
-    ) as process:
-        assert process.stdin is not None and process.stdout is not None
-        line = process.stdout.readline()
-        if not line:
-            raise HostError("the pacing worker did not start")
-        yield json.loads(line)["url"]
-        process.stdin.close()
-
-
 def run(figures: Figures, streams: list[int], rounds: int, seconds: float) -> None:
     """Both ways in turn. Raises HostError."""
     with tempfile.TemporaryDirectory(dir=FOLDER, prefix="relay-") as home:
         cluster = Cluster(Path(home))
         try:
             ours = cluster.orchestratord("--queue-capacity", "-1")
-            with pacing_worker(ours.url) as worker, Child("readers", []) as client:
+            with pacing_worker(ours.url, TOKENS_PER_S) as worker, Child("readers", []) as client:
                 task = {"model": "demo", "prompt": "Once", "max_tokens": TOKENS_MAX, "stream": True}
                 direct = {"job_id": "job-NUMBER", "prompt": "Once", "max_tokens": TOKENS_MAX}
                 ways: list[tuple[str, dict[str, Any]]] = [
