@@ -109,10 +109,14 @@ DEFERRED = (
 LATER = "later/"  # name of deferred entries in the frozen file, see llorch/host/executable.py
 
 
+# What only code in payloads or in child processes imports.
+ASKED_FOR_LATE = ("backports.zstd", "typing_extensions", "starlark.starlark")
+
+
 def hidden_imports() -> list[str]:
-    """All of llorch, all of the standard library, and what only payload code imports."""
+    """All of llorch, all of the standard library, and what is asked for late."""
     stdlib = [name for name in sys.stdlib_module_names if name not in UNUSED_STDLIB and not name.startswith("_test")]
-    return sorted({*stdlib, *_submodules(), *_own_modules(), "backports.zstd", "typing_extensions", "starlark.starlark"})
+    return sorted({*stdlib, *_submodules(), *_own_modules(), *ASKED_FOR_LATE})
 
 
 def _submodules() -> set[str]:

@@ -263,9 +263,9 @@ class Cluster:
         until(ready, f"orchestratord ready\n{daemon.log}", READY_S)
         return daemon
 
-    def worker(self, *flags: str, model: str = "demo", worker_id: str = "") -> Daemon:
+    def worker(self, *flags: str, model: str = "demo", worker_id: str = "", port: int = 0) -> Daemon:
         """Start a real worker and wait until it answers; it announces itself to the orchestratord of this home."""
-        port = free_port()
+        port = port or free_port()
         name = worker_id or f"worker-cpu-{port}"
         argv = [*program("worker"), "--model", model, "--port", str(port), "--worker-id", name, *flags]
         env = environment(self.home, {"LLORCH_STATE": str(self.state), **self.env})

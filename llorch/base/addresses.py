@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
+@lru_cache(maxsize=1024)
 def parse(text: str) -> IPAddress | None:
     """An IP address, IPv4 where it is mapped into IPv6; None for a name."""
     try:
@@ -17,6 +19,7 @@ def parse(text: str) -> IPAddress | None:
     return mapped if mapped is not None else address
 
 
+@lru_cache(maxsize=1024)
 def is_loopback(host: str) -> bool:
     """Does this host, an address or `localhost`, stay on this machine? Other names are not looked up."""
     if host.lower().rstrip(".") == "localhost":

@@ -34,8 +34,10 @@ def submit(state: State, spec: JobSpec) -> None:
     """A client asks for a job: refuse, answer with the earlier one, count its tokens first, or take it."""
     if spec.job_id in state.jobs:
         return
-    model = tenants.model_for(state, spec.tenant) if spec.model is None else spec.model
-    spec = replace(spec, model=_model_meant(state, model))
+    named = tenants.model_for(state, spec.tenant) if spec.model is None else spec.model
+    meant = _model_meant(state, named)
+    if meant != spec.model:
+        spec = replace(spec, model=meant)
     earlier = _earlier(state, spec)
     if earlier is not None:
         state.do(Duplicate(spec.job_id, earlier))
@@ -204,8 +206,11 @@ def _model_known(state: State, spec: JobSpec) -> bool:
 
 def _largest(state: State, job: LiveJob) -> Worker | None:
     """The ready worker with the longest context among those that could serve the job at all."""
+    ready = [worker for worker in state.fleet.ready(job.record.spec.model) if usable(state.fleet, worker)]
+    if not ready:
+        return None
     shape = waiting.shape_of(state, job)._replace(context=0)
-    fitting = (w for w in state.fleet.ready(shape.lane) if usable(state.fleet, w) and hard_misfit(shape, w) is None)
+    fitting = (worker for worker in ready if hard_misfit(shape, worker) is None)
     return max(fitting, key=lambda worker: (worker.spec.context_length, worker.id), default=None)
 
 
@@ -315,8 +320,11 @@ def _take(state: State, job: LiveJob, *, at_once: bool) -> None:
 
 def _idle_worker(state: State, job: LiveJob) -> bool:
     """Some worker can start the job in this very turn: nobody who could have it waits, or it would be busy."""
+    model = job.record.spec.model
+    if not state.fleet.any_open(model):
+        return False
     shape = waiting.shape_of(state, job)
-    return any(takes(state.fleet, shape, worker) for worker in state.fleet.open(shape.lane))
+    return any(takes(state.fleet, shape, worker) for worker in state.fleet.open(model))
 
 
 def _can_start(state: State, job: LiveJob) -> bool:

@@ -190,6 +190,10 @@ class Fleet:
         """Workers that may get a job now, the least loaded first; change no worker while walking."""
         return (self.workers[key[2]] for key in self._open.get(lane, ()))
 
+    def any_open(self, lane: ModelId | None) -> bool:
+        """Is there a worker that may get a job now?"""
+        return bool(self._open.get(lane))
+
     def ready(self, lane: ModelId | None) -> Iterable[Worker]:
         """Workers that are ready, open or not, of this model or of any."""
         if lane is not None:

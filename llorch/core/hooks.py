@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from math import isfinite
 from typing import Any
 
 from llorch.base.errors import RETRY_AFTER_MAX_S
@@ -132,7 +131,7 @@ def _read_admit(raw: object) -> Rejection | None:
 
 
 def _number(raw: object, low: float, high: float) -> float:
-    if isinstance(raw, bool) or not isinstance(raw, int | float) or not isfinite(raw) or not low <= raw <= high:
+    if isinstance(raw, bool) or not isinstance(raw, int | float) or not low <= raw <= high:
         raise PolicyFault(f"expected a number from {low:g} to {high:g}, not {raw!r:.60}")
     return float(raw)
 

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Iterable
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -131,15 +132,23 @@ def is_same_site(request: web.Request) -> bool:
 
     Its Origin gives it away, or, when it points a name of its own at our address, the name in Host does.
     """
-    host = urlsplit(f"//{request.headers.get('Host', '')}")
-    try:
-        name = host.hostname or ""
-    except ValueError:
+    netloc, name = _host(request.headers.get("Host", ""))
+    if name is None:
         return False
     if "." in name and not is_loopback(name) and parse(name) is None and is_local(request):
         return False
     origin = request.headers.get("Origin")
-    return origin is None or urlsplit(origin).netloc == host.netloc
+    return origin is None or urlsplit(origin).netloc == netloc
+
+
+@lru_cache(maxsize=256)
+def _host(header: str) -> tuple[str, str | None]:
+    """A Host header as it stands in a URL, and its name without the port; no name: there cannot be such a host."""
+    try:
+        parts = urlsplit(f"//{header}")
+        return parts.netloc, parts.hostname or ""
+    except ValueError:
+        return header, None
 
 
 def check_binding(settings: Settings, keys: Iterable[ClientKey]) -> None:

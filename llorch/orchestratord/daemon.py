@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import resource
 import socket
@@ -52,6 +53,7 @@ USAGE_KEPT_DAYS = 400
 DRAIN_POLL_S = 0.05
 OPEN_FILES_WANTED = 65_536
 POLICY_CHILD = partial(runtime.daemon_command, "policy-child")
+GC_THRESHOLDS = (50_000, 10, 10)
 
 
 class Stopped(Exception):
@@ -151,6 +153,7 @@ class Daemon:
         await listener.start(sock, tls)
         url = service_url(settings, sock)
         statedir.write_record(settings.state_dir, url, clock.iso(time.time()))
+        collect_seldom()
         service.phase = Phase.READY
         ticks = self._group.create_task(self._tick(), name="ticks")
         sweeps = self._group.create_task(self._sweep(), name="sweeps")
@@ -304,6 +307,13 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"the TLS certificate or key cannot be used: {error}") from None
     return context
+
+
+def collect_seldom() -> None:
+    """What is loaded stays, and jobs are no rubbish: looking through a long queue of them holds up every stream."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
 
 
 def raise_file_limit() -> None:

@@ -55,8 +55,11 @@ WAKEUP_MIN_S = 0.001
 
 @dataclass(slots=True)
 class _Submission:
+    """A job at the door. `answer` is its caller's, and cancelled with it; `decided` is for all others who wait."""
+
     spec: JobSpec
     answer: asyncio.Future[Accept | Duplicate]
+    decided: asyncio.Event | None = None
 
 
 @dataclass(slots=True)
@@ -120,12 +123,13 @@ class Driver:
         self.streams.add(JobStream(spec.job_id, self.segments.create(spec.job_id)))
         self.post(JobSubmitted(spec))
         # The submission outlives its caller: a client that hangs up is an event of its own.
-        return await asyncio.shield(answer)
+        return await answer
 
     async def admitted(self, job_id: JobId) -> None:
         """Wait until a job that is at the door has been let in or turned away."""
         if (submission := self._submissions.get(job_id)) is not None:
-            await asyncio.wait([submission.answer])
+            submission.decided = submission.decided or asyncio.Event()
+            await submission.decided.wait()
 
     async def announce(self, spec: WorkerSpec) -> None:
         """Put a worker on the list. Raises WorkerAlreadyRegistered."""
@@ -245,11 +249,14 @@ class Driver:
 
     def _answer(self, job_id: JobId, answer: Accept | Duplicate | LlorchError) -> None:
         submission = self._submissions.pop(job_id, None)
-        if submission is None or submission.answer.done():
+        if submission is None:
+            return
+        if submission.decided is not None:
+            submission.decided.set()
+        if submission.answer.done():  # the caller has hung up
             return
         if isinstance(answer, LlorchError):
             submission.answer.set_exception(answer)
-            submission.answer.exception()  # the caller may have hung up: then nobody else looks at it
         else:
             submission.answer.set_result(answer)
 

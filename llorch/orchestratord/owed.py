@@ -39,8 +39,9 @@ class Owed:
         newest = dict(self._records)
         for effect in effects:
             if isinstance(effect, Persist):
-                newest.pop(_key(effect.record), None)
-                newest[_key(effect.record)] = effect.record
+                key = _key(effect.record)
+                newest.pop(key, None)
+                newest[key] = effect.record
         return list(newest.values())
 
     def refused(self, effects: Collection[Effect], unstored: Collection[JobId]) -> None:
@@ -67,6 +68,8 @@ def _key(record: Record) -> object:
     match record:
         case JobRecord():
             return "job", record.spec.job_id
+        case Decision():
+            return id(record)
         case WorkerRecord():
             return "worker", record.spec.worker_id
         case WorkerForgotten():
@@ -77,8 +80,6 @@ def _key(record: Record) -> object:
             return "session", record.tenant, record.session_id
         case UsageRecord():
             return "usage", record.tenant, record.day
-        case Decision():
-            return id(record)
 
 
 def _job_of(record: Record) -> JobId | None:

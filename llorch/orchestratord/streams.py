@@ -50,7 +50,7 @@ class JobStream:
         """The job's place in the queue, told to those who wait."""
         self._queue_position = queue_position
         self._eta_s = eta_s
-        if self.segment.last_id == 0:
+        if self.readers and self.segment.last_id == 0:
             self.offer(self.queued_frame(None))
 
     def append(self, frames: bytes, last_id: int) -> None:

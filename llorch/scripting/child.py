@@ -25,6 +25,7 @@ MEMORY_MAX_BYTES = 128 << 20
 DESCRIPTORS_MAX = 3
 LINE_MAX_BYTES = 1 << 20
 ANSWER_MAX_BYTES = 64 << 10
+FUNCTIONS_MAX = 500
 
 
 def main(argv: list[str], *, prog: str) -> int:
@@ -58,7 +59,7 @@ def _serve(channel: BufferedRWPair, script_type: Any) -> None:
         _write(channel, {"fault": _plain(fault)})
         return
     hooks = [hook.value for hook in script.hooks]
-    functions = [asdict(function) for function in script.functions]
+    functions = [asdict(function) for function in script.functions[:FUNCTIONS_MAX]]
     _write(channel, {"hooks": hooks, "functions": functions, "printed": script.take_printed()})
     while (question := _read(channel)) is not None:
         began = time.thread_time()

@@ -16,6 +16,7 @@ from llorch.scripting.signatures import in_order
 START_LIMIT_S = 10.0
 SCRIPT_MAX_BYTES = 64 << 10
 LINE_MAX_BYTES = 256 << 10
+_NONSENSE = "it answered what makes no sense"
 
 # How the child is started; called each time, for it may lay out the one-folder copy. Raises HostError.
 Command = Callable[[], Sequence[str]]
@@ -111,18 +112,20 @@ class Link:
         self._asked += 1
         question = {"id": self._asked, "hook": hook.value, "arguments": in_order(hook, arguments)}
         told = await self._exchange(question, limit_s)
-        if told["id"] != self._asked:
-            raise ChildDied("it answered another question than was asked")
-        return Reply(told["answer"], told["cpu_s"], told.get("printed", ""))
+        if told.get("id") != self._asked or "answer" not in told:
+            raise ChildDied(_NONSENSE)
+        return Reply(told["answer"], float(told.get("cpu_s", 0.0)), str(told.get("printed", "")))
 
     async def _exchange(self, message: Mapping[str, object], limit_s: float) -> dict[str, Any]:
         line = await self._lines.exchange(json.dumps(message).encode() + b"\n", limit_s)
         if not line:
             raise ChildDied(await asyncio.to_thread(self._child.reap))
         try:
-            told: dict[str, Any] = json.loads(line)
+            told = json.loads(line)
         except ValueError:
-            raise ChildDied("it answered what is no JSON") from None
+            raise ChildDied(_NONSENSE) from None
+        if not isinstance(told, dict):
+            raise ChildDied(_NONSENSE)
         if (fault := told.get("fault")) is not None:
             raise ScriptFault(fault["message"], fault["line"], fault["column"])
         return told

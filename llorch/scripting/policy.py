@@ -109,7 +109,7 @@ class ScriptedPolicy:
             self._breaker.reset()
             self._post(PolicyLoaded(link.hooks, name))
         if before is not None:
-            await before.close()
+            await _closed(before)
         return report
 
     def ask(self, ask: Ask) -> None:
@@ -181,7 +181,7 @@ class ScriptedPolicy:
     async def _replace(self, link: Link) -> None:
         """Another child for the same script, so that the next question need not wait for it."""
         self._link = None
-        await link.close()
+        await _closed(link)
         if not self._breaker.is_open(_now()) and (failure := await self._start()):
             log.event(logger, "the policy script cannot be started again", level=30, reason=failure)
 
@@ -223,6 +223,14 @@ class ScriptedPolicy:
         while self._waiting and self._waiting[0].since + WAIT_LIMIT_S <= _now():
             self._fall_back(self._waiting.popleft().ask, Reason.BUSY, "it waited too long")
         self._watch_waiting()
+
+
+async def _closed(link: Link) -> None:
+    """End a child that is not needed any more; one that cannot be ended is no reason to stop."""
+    try:
+        await link.close()
+    except HostError as error:
+        log.event(logger, error.message, level=40)
 
 
 def _now() -> float:

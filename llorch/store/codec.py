@@ -12,6 +12,7 @@ import typing
 from collections.abc import Callable
 from enum import Enum
 from functools import cache
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from llorch.base.errors import HostError
@@ -23,9 +24,15 @@ class DamagedRecord(HostError):
     """A stored record cannot be read."""
 
 
+_TO_JSON = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
+
+
 def encode(value: object, *, leave_out: tuple[str, ...] = ()) -> str:
     """`value` (a dataclass) as compact JSON; `leave_out` names fields that are not written, at any depth."""
-    return json.dumps(_plain(value, leave_out), ensure_ascii=False, separators=(",", ":"))
+    cls: Any = type(value)
+    plain = _flattener(cls, leave_out)
+    assert plain is not None, "only a dataclass is a record"
+    return _TO_JSON(plain(value))
 
 
 @cache
@@ -33,15 +40,58 @@ def _names(cls: Any) -> tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(cls))
 
 
-def _plain(value: object, leave_out: tuple[str, ...]) -> object:
-    if dataclasses.is_dataclass(value):
-        cls: Any = type(value)
-        return {n: _plain(getattr(value, n), leave_out) for n in _names(cls) if n not in leave_out}
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, (tuple, list)):
-        return [_plain(item, leave_out) for item in value]
+Flatten = Callable[[Any], Any]
+
+
+@cache
+def _flattener(hint: Any, leave_out: tuple[str, ...]) -> Flatten | None:
+    """What makes a value of type `hint` fit for JSON; None: it is already."""
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return _dataclass_flattener(hint, leave_out)
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return attrgetter("value")
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        inner = _flattener(next(arg for arg in args if arg is not type(None)), leave_out)
+        return inner and (lambda value: None if value is None else inner(value))
+    if origin is tuple:
+        items = [_flattener(arg, leave_out) for arg in args if arg is not Ellipsis]
+        if not any(items):
+            return None
+        if len(items) == 1 and (item := items[0]) is not None:
+            return lambda value: [item(part) for part in value]
+        pairs = [item or _as_it_is for item in items]
+        return lambda value: [item(part) for item, part in zip(pairs, value, strict=True)]
+    return None
+
+
+def _as_it_is(value: Any) -> Any:
     return value
+
+
+def _dataclass_flattener(cls: type, leave_out: tuple[str, ...]) -> Flatten:
+    """Reads all fields at once and looks again only at those that JSON does not know: there is one row per job.
+
+    None is not written where the reader takes a missing field for it.
+    """
+    hints = typing.get_type_hints(cls)
+    names = tuple(name for name in _names(cls) if name not in leave_out)
+    found = [(name, _flattener(hints[name], leave_out)) for name in names]
+    inner = [(name, flatten) for name, flatten in found if flatten is not None]
+    if len(names) == 1:
+        return lambda value: {names[0]: (found[0][1] or _as_it_is)(getattr(value, names[0]))}
+    values = attrgetter(*names)
+    needed = {field.name for field in dataclasses.fields(cls) if field.default is not None}
+
+    def flatten(value: Any) -> dict[str, Any]:
+        pairs = zip(names, values(value), strict=True)
+        plain = {name: part for name, part in pairs if part is not None or name in needed}
+        for name, deeper in inner:
+            if name in plain:
+                plain[name] = deeper(plain[name])
+        return plain
+
+    return flatten
 
 
 def decode(cls: type[T], text: str, **given: Any) -> T:

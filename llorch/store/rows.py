@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
@@ -20,9 +19,7 @@ from llorch.core.session import SessionRecord
 from llorch.core.tenant import UsageRecord
 from llorch.core.worker import WorkerRecord
 from llorch.store.codec import decode, encode
-from llorch.store.statements import sql
-
-Row = tuple[str, dict[str, object]]
+from llorch.store.inserts import Row
 
 
 def rows_of(records: Sequence[Record], last_ids: Mapping[JobId, int]) -> list[Row]:
@@ -32,12 +29,6 @@ def rows_of(records: Sequence[Record], last_ids: Mapping[JobId, int]) -> list[Ro
     if newest:
         rows.append(("put_newest", {"at": newest}))
     return rows
-
-
-def write(rows: Sequence[Row], connection: sqlite3.Connection) -> None:
-    """Run the statements, in order."""
-    for name, values in rows:
-        connection.execute(sql(name), values)
 
 
 def read_job(record: str, payload: bytes | None) -> JobRecord:

@@ -31,11 +31,10 @@ _FRAME = re.compile(rb"id: (\d{1,19})\ndata: ([^\n]*)\n\n")
 class Segment:
     """The frames of one job. `size` bytes may be read; `last_id` is the id of the last frame, 0 when there is none."""
 
-    __slots__ = ("_newest", "_owner", "_path", "_spill", "_stored", "job_id", "last_id")
+    __slots__ = ("_newest", "_owner", "_spill", "_stored", "job_id", "last_id")
 
-    def __init__(self, owner: Segments, job_id: JobId, path: Path) -> None:
+    def __init__(self, owner: Segments, job_id: JobId) -> None:
         self._owner = owner
-        self._path = path
         self._spill = bytearray()
         self._stored = 0
         self._newest = (-1, b"")
@@ -65,7 +64,7 @@ class Segment:
 
     def _write(self, data: bytes) -> bool:
         try:
-            fd = self._owner.for_appending(self.job_id, self._path)
+            fd = self._owner.for_appending(self.job_id)
             written = os.write(fd, data)
             if written == len(data):
                 self._stored += written
@@ -91,7 +90,7 @@ class Segment:
             at = offset - self._stored
             return bytes(self._spill[at : at + size_max])
         try:
-            fd = self._owner.for_reading(self.job_id, self._path)
+            fd = self._owner.for_reading(self.job_id)
             data = os.pread(fd, min(size_max, self._stored - offset), offset)
         except OSError as error:
             raise StorageUnavailable(f"the token journal cannot be read: {error.strerror}") from None
@@ -154,12 +153,13 @@ class Segment:
 
     def recover(self) -> None:
         """Take over a file that another process left: what lies behind the last sound frame is cut off."""
-        data = self._path.read_bytes()
+        path = self._owner.path(self.job_id)
+        data = path.read_bytes()
         self._stored, self.last_id = sound_part(data)
         if self._stored < len(data):
             if b"\n\n" in data[self._stored :]:  # more than the torn tail that every kill may leave
                 log.event(logger, "a token journal is damaged; its end is dropped", level=40, job_id=self.job_id)
-            os.truncate(self._path, self._stored)
+            os.truncate(path, self._stored)
 
 
 def sound_part(data: bytes) -> tuple[int, int]:
@@ -193,7 +193,8 @@ class Segments:
         self.spilled: dict[JobId, Segment] = {}
         self._open: OrderedDict[str, int] = OrderedDict()
 
-    def _path(self, job_id: str) -> Path:
+    def path(self, job_id: str) -> Path:
+        """Where the journal of a job lies."""
         assert JOB_ID.fullmatch(job_id), "job ids are checked at the edge"
         return self._folder / (job_id + SUFFIX)
 
@@ -201,7 +202,7 @@ class Segments:
         """The journal of a job; what another process wrote is taken over. Raises StorageUnavailable."""
         if (known := self.spilled.get(job_id)) is not None:
             return known  # part of it is in memory only
-        segment = Segment(self, job_id, self._path(job_id))
+        segment = Segment(self, job_id)
         try:
             segment.recover()
         except FileNotFoundError:
@@ -212,17 +213,17 @@ class Segments:
 
     def create(self, job_id: JobId) -> Segment:
         """The empty journal of a job nobody has seen before; no file is made until something is written."""
-        return Segment(self, job_id, self._path(job_id))
+        return Segment(self, job_id)
 
-    def for_appending(self, job_id: str, path: Path) -> int:
+    def for_appending(self, job_id: str) -> int:
         """The open file, made when it is not there yet. Raises OSError."""
-        return self._descriptor(job_id, path, os.O_CREAT)
+        return self._descriptor(job_id, os.O_CREAT)
 
-    def for_reading(self, job_id: str, path: Path) -> int:
+    def for_reading(self, job_id: str) -> int:
         """The open file; one that was removed does not come back. Raises OSError."""
-        return self._descriptor(job_id, path, 0)
+        return self._descriptor(job_id, 0)
 
-    def _descriptor(self, job_id: str, path: Path, flags: int) -> int:
+    def _descriptor(self, job_id: str, flags: int) -> int:
         """An open file for both; the least recently used one makes room."""
         fd = self._open.get(job_id)
         if fd is not None:
@@ -231,7 +232,7 @@ class Segments:
         if len(self._open) >= OPEN_FILES_MAX:
             _, oldest = self._open.popitem(last=False)
             os.close(oldest)
-        fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | flags, 0o600)
+        fd = os.open(self.path(job_id), os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | flags, 0o600)
         self._open[job_id] = fd
         return fd
 
@@ -245,7 +246,7 @@ class Segments:
         for job_id in job_ids:
             self.spilled.pop(JobId(job_id), None)
             self.release(job_id)
-            self._path(job_id).unlink(missing_ok=True)
+            self.path(job_id).unlink(missing_ok=True)
 
     def settle(self) -> None:
         """Write what the disk refused before, until it refuses again; call from time to time."""

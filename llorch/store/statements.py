@@ -7,6 +7,7 @@ from functools import cache
 from importlib import resources
 
 _NAME = re.compile(r"^-- name: ([a-z_]+)\n", re.MULTILINE)
+_ROW = re.compile(r"VALUES \(([:a-z_, ]+)\)")
 
 
 def script(name: str) -> str:
@@ -24,3 +25,13 @@ def statements() -> dict[str, str]:
 def sql(name: str) -> str:
     """One statement. A name that does not exist is our bug: KeyError."""
     return statements()[name]
+
+
+@cache
+def sql_of_rows(name: str, count: int) -> tuple[str, tuple[str, ...]]:
+    """An INSERT of one row, made one of so many: its values have no names any more, but follow in this order."""
+    found = _ROW.search(sql(name))
+    assert found is not None, f"{name} inserts no row"
+    columns = tuple(part.strip(": ") for part in found[1].split(","))
+    row = "(" + ", ".join("?" * len(columns)) + ")"
+    return sql(name).replace(found[0], "VALUES " + ", ".join([row] * count)), columns

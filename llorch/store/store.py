@@ -30,6 +30,7 @@ from llorch.core.worker import WorkerRecord
 from llorch.store import database, rows
 from llorch.store.client_keys import ClientKey
 from llorch.store.codec import decode
+from llorch.store.inserts import write
 from llorch.store.rows import read_job
 from llorch.store.statements import sql
 
@@ -98,7 +99,7 @@ class Store:
         """Raises HostError when the file cannot be opened, SchemaTooNew when a newer llorch wrote it."""
         self._writer = database.open_writer(path)
         self._reader = database.open_reader(path)
-        self._work: queue.Queue[_Work | None] = queue.Queue(PENDING_MAX)
+        self._work: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._in_hand: list[_Work] = []
         self._broken = False
         self._thread = threading.Thread(target=self._write_until_closed, name="store-writer", daemon=True)
@@ -120,14 +121,14 @@ class Store:
 
         `last_ids`: of jobs that end with these records, the id of the last frame in their token journals.
         """
-        return self._submit(partial(rows.write, rows.rows_of(records, last_ids or {})))
+        return self._submit(partial(write, rows.rows_of(records, last_ids or {})))
 
     def _submit(self, run: Callable[[sqlite3.Connection], T] | None) -> asyncio.Future[T]:
         loop = asyncio.get_running_loop()
         work = _Work(run, loop.create_future(), loop)
-        try:
-            self._work.put_nowait(work)
-        except queue.Full:
+        if self._work.qsize() < PENDING_MAX:
+            self._work.put(work)
+        else:
             work.future.set_exception(StorageUnavailable("the store has too many writes waiting", retry_after_s=1))
         if self._broken:
             self._break()
@@ -294,7 +295,7 @@ class Store:
 
     def expire_usage(self, first_day: int) -> asyncio.Future[None]:
         """Delete what tenants took before this day."""
-        return self._submit(partial(rows.write, [("expire_usage", {"first_day": first_day})]))
+        return self._submit(partial(write, [("expire_usage", {"first_day": first_day})]))
 
     def checkpoint(self) -> asyncio.Future[None]:
         """Move the write-ahead log into the database and empty it: prompts that were dropped leave the disk, too."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import Enum
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ class Fields:
     Problems name the field and the rule, never the value: prompts must not be echoed.
     """
 
-    def __init__(self, body: Mapping[str, Any], known: Sequence[str], unknown: Unknown = Unknown.REFUSE) -> None:
+    def __init__(self, body: Mapping[str, Any], known: Collection[str], unknown: Unknown = Unknown.REFUSE) -> None:
         self._body = body
         self.problems: list[dict[str, str]] = []
         if unknown is Unknown.REFUSE:
@@ -46,19 +46,18 @@ class Fields:
         """The value as it came; None when absent."""
         return self._body.get(name)
 
-    def _typed(self, name: str, accept: Callable[[Any], bool], expected: str) -> Any:
-        value = self._body.get(name)
-        if value is None:
-            return None
-        if not accept(value):
-            self.problem(name, f"must be {expected}")
-            return None
-        return value
+    def _wrong(self, name: str, expected: str) -> None:
+        self.problem(name, f"must be {expected}")
 
     def text(self, name: str, *, size_max: int | None = None) -> str | None:
         """A string, or None; `size_max` counts UTF-8 bytes."""
-        value: str | None = self._typed(name, lambda v: isinstance(v, str), "a string")
-        if value is not None and size_max is not None and len(value.encode("utf-8")) > size_max:
+        value = self._body.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            self._wrong(name, "a string")
+            return None
+        if size_max is not None and len(value.encode("utf-8")) > size_max:
             self.problem(name, f"must be at most {size_max} bytes")
             return None
         return value
@@ -79,16 +78,24 @@ class Fields:
 
     def integer(self, name: str, low: int, high: int) -> int | None:
         """An integer in [low, high]; a float with no fraction is not accepted."""
-        value: int | None = self._typed(name, lambda v: isinstance(v, int) and not isinstance(v, bool), "an integer")
-        if value is not None and not low <= value <= high:
+        value = self._body.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, int) or isinstance(value, bool):
+            self._wrong(name, "an integer")
+            return None
+        if not low <= value <= high:
             self.problem(name, f"must be between {low} and {high}")
             return None
         return value
 
     def number(self, name: str, low: float, high: float) -> float | None:
         """A number in [low, high]."""
-        value = self._typed(name, lambda v: isinstance(v, (int, float)) and not isinstance(v, bool), "a number")
+        value = self._body.get(name)
         if value is None:
+            return None
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            self._wrong(name, "a number")
             return None
         if not low <= value <= high:
             self.problem(name, f"must be between {low:g} and {high:g}")
@@ -97,7 +104,10 @@ class Fields:
 
     def switch(self, name: str) -> bool:
         """true or false; absent is false."""
-        return bool(self._typed(name, lambda v: isinstance(v, bool), "true or false"))
+        value = self._body.get(name)
+        if value is not None and not isinstance(value, bool):
+            self._wrong(name, "true or false")
+        return value is True
 
     def choice(self, name: str, known: Sequence[str]) -> str | None:
         """One of `known`."""
@@ -109,16 +119,19 @@ class Fields:
 
     def texts(self, name: str, *, count_max: int, size_max: int | None = None) -> tuple[str, ...]:
         """A list of strings, each of at most `size_max` UTF-8 bytes; absent is empty."""
-        value = self._typed(
-            name, lambda v: isinstance(v, list) and all(isinstance(x, str) for x in v), "a list of strings"
-        )
-        if value is not None and len(value) > count_max:
+        value = self._body.get(name)
+        if value is None:
+            return ()
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            self._wrong(name, "a list of strings")
+            return ()
+        if len(value) > count_max:
             self.problem(name, f"must have at most {count_max} items")
             return ()
-        if size_max is not None and any(len(item.encode("utf-8")) > size_max for item in value or ()):
+        if size_max is not None and any(len(item.encode("utf-8")) > size_max for item in value):
             self.problem(name, f"must have items of at most {size_max} bytes")
             return ()
-        return tuple(value or ())
+        return tuple(value)
 
     def done(self) -> None:
         """Raise InvalidRequest when there was any problem."""

@@ -65,9 +65,14 @@ class Sampling:
         return body
 
 
+_PLAIN = Sampling()
+
+
 def read_sampling(fields: Fields) -> Sampling:
     """The sampling fields of a body; problems are noted in `fields`. top_k 0 means off."""
-    base = Sampling()
+    base = _PLAIN
+    if not any(map(fields.has, SAMPLING_FIELDS)):
+        return base
 
     def number(name: str, low: float, high: float, default: float) -> float:
         value = fields.number(name, low, high)

@@ -44,6 +44,10 @@ def _number(digits: str) -> float:
     return value
 
 
+_DECODER = json.JSONDecoder(object_pairs_hook=_pairs, parse_constant=_constant, parse_int=_integer, parse_float=_number)
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
 def parse(data: bytes) -> Any:
     """The JSON value in `data` (UTF-8). Raises InvalidRequest; never any other error."""
     try:
@@ -55,10 +59,10 @@ def parse(data: bytes) -> Any:
     if not text.strip():
         raise InvalidRequest("the body is empty; a JSON object is expected")
     try:
-        value = json.loads(
-            text, object_pairs_hook=_pairs, parse_constant=_constant, parse_int=_integer, parse_float=_number
-        )
-        _check(value)
+        value = _DECODER.decode(text)
+        # Depth needs brackets, and only an escape can hold a surrogate.
+        if b"\\u" in data or data.count(b"{") + data.count(b"[") > DEPTH_MAX:
+            _check(value)
     except RecursionError:
         raise InvalidRequest("the JSON body is nested too deeply") from None
     except json.JSONDecodeError as error:
@@ -97,4 +101,4 @@ def parse_object(data: bytes) -> dict[str, Any]:
 
 def dump(value: object) -> bytes:
     """Compact UTF-8 JSON."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8")
+    return _ENCODER.encode(value).encode("utf-8")

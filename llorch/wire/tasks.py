@@ -93,6 +93,8 @@ FIELDS = (
     "wait",
     "detach",
 )
+_KNOWN = dict.fromkeys(FIELDS)
+_PRIORITIES = tuple(priority.value for priority in Priority)
 _PLACEMENT_FIELDS = ("pin_pool", "pin_worker", "prefer_pools", "avoid_pools", "allow_fallback")
 
 
@@ -101,7 +103,7 @@ def parse_task(body: dict[str, Any], *, accept_stream: bool = False) -> TaskRequ
 
     Raises InvalidRequest with every problem in its details.
     """
-    fields = Fields(body, FIELDS)
+    fields = Fields(body, _KNOWN)
     prompt, messages = read_prompt_or_messages(fields)
     stream, wait = fields.switch("stream"), fields.switch("wait")
     if wait and (stream or accept_stream):
@@ -112,7 +114,7 @@ def parse_task(body: dict[str, Any], *, accept_stream: bool = False) -> TaskRequ
         model=fields.pattern("model", ids.MODEL_ID),
         max_tokens=fields.integer("max_tokens", 1, MAX_TOKENS_MAX),
         sampling=read_sampling(fields),
-        priority=Priority(fields.choice("priority", [p.value for p in Priority]) or Priority.INTERACTIVE.value),
+        priority=Priority(fields.choice("priority", _PRIORITIES) or Priority.INTERACTIVE.value),
         session_id=fields.pattern("session_id", ids.SESSION_ID),
         deadline_ms=fields.integer("deadline_ms", 1, DURATION_MS_MAX),
         timeout_ms=fields.integer("timeout_ms", 1, DURATION_MS_MAX),
@@ -125,10 +127,13 @@ def parse_task(body: dict[str, Any], *, accept_stream: bool = False) -> TaskRequ
     return request
 
 
+_ANYWHERE = Placement()
+
+
 def _read_placement(fields: Fields) -> Placement:
     raw = fields.raw("placement")
     if raw is None:
-        return Placement()
+        return _ANYWHERE
     if not isinstance(raw, dict):
         fields.problem("placement", "must be an object")
         return Placement()

@@ -57,6 +57,29 @@ def test_sigterm_reaches_it_and_its_exit_code_comes_back(host: Host) -> None:
     assert list((host.folder / "tmp").iterdir()) == []
 
 
+def children(pid: int) -> list[int]:
+    """The processes that `pid` started."""
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_a_policy_script_runs_in_the_one_folder_copy(host: Host) -> None:
+    """`policy check` works from the one file; the daemon's child runs from the copy, without our environment."""
+    script = host.folder / "policy.star"
+    script.write_text("def admit(task, ctx):\n    return True\n")
+    checked = host.run("llorch", "policy", "check", script)
+    assert checked.returncode == 0 and "defines admit" in checked.stdout, checked.stderr
+    shell_sees = host.start("orchestratord", "--port", "0", "--policy", str(script))
+    facts = until(lambda: record(host))
+    (child,) = children(int(str(facts["pid"])))
+    assert Path(os.readlink(f"/proc/{child}/exe")).is_relative_to(host.cache)
+    names = {line.partition(b"=")[0] for line in Path(f"/proc/{child}/environ").read_bytes().split(b"\0") if line}
+    assert all(name.startswith((b"_PYI_", b"LD_LIBRARY_PATH")) for name in names), names
+    shell_sees.terminate()
+    shell_sees.communicate(timeout=30)
+    until(lambda: process.start_time(child) is None)
+    assert list((host.folder / "tmp").iterdir()) == []
+
+
 def test_the_first_walk_without_an_orchestrator(host: Host, loaded: tuple[Path, object]) -> None:
     """spawn, infer, list, stop-all; the worker outlives the command that spawned it and its temporary folder."""
     cache = {"LLORCH_CACHE": str(loaded[0])}

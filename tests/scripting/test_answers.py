@@ -95,6 +95,8 @@ def test_a_worker_that_was_not_offered_is_refused() -> None:
         (Hook.PRIORITIZE, "return float('nan')", "invalid: "),
         (Hook.PRIORITIZE, "return 1e300", "invalid: "),
         (Hook.PRIORITIZE, "return True", "invalid: "),
+        (Hook.PRIORITIZE, "return 1 << 2000", "invalid: "),
+        (Hook.PRIORITIZE, "return float('inf')", "invalid: "),
         (Hook.ON_QUEUE_FULL, "return 'explode'", "invalid: "),
         (Hook.EVICT, "return 'all'", "invalid: "),
         (Hook.RETRY, "return -1", "invalid: "),

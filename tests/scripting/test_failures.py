@@ -83,7 +83,7 @@ def test_a_wild_script_falls_back_and_comes_back(body: str, reasons: tuple[str, 
 
 
 def test_other_tasks_go_on_while_a_script_hangs() -> None:
-    """The loop of this process is not held up: no gap as long as a deadline, not even while the child is replaced."""
+    """The loop of this process is not held up: no gap of 100 ms, not even while the child is replaced."""
 
     async def go() -> None:
         async with desk(SCRIPT % LOOP) as here:
@@ -94,7 +94,7 @@ def test_other_tasks_go_on_while_a_script_hangs() -> None:
                 now = time.monotonic()
                 gaps.append(now - before)
                 before = now
-            assert max(gaps) < 0.05
+            assert max(gaps) < 0.1
 
     asyncio.run(go())
 

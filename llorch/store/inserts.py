@@ -1,0 +1,38 @@
+"""Writing many rows: those of the two tables that every job fills go in together, many to a statement.
+
+Between two statements the writer thread takes the interpreter's lock, and for that it waits behind everything else that
+this process does: under load that costs more than the writing.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+from llorch.store.statements import sql, sql_of_rows
+
+Row = tuple[str, dict[str, object]]
+
+TOGETHER = ("put_job", "put_decision")
+"""Statements that touch no row of each other and of none else, so that only the order among their own rows counts."""
+ROWS_MAX = 64
+
+
+def write(rows: Sequence[Row], connection: sqlite3.Connection) -> None:
+    """Run the named statements with their values. Raises sqlite3.Error."""
+    for name in TOGETHER:
+        _insert(connection, name, [values for wanted, values in rows if wanted == name])
+    for name, values in rows:
+        if name not in TOGETHER:
+            connection.execute(sql(name), values)
+
+
+def _insert(connection: sqlite3.Connection, name: str, rows: list[dict[str, object]]) -> None:
+    """In powers of two, so that few statements have to be prepared."""
+    at, size = 0, ROWS_MAX
+    while at < len(rows):
+        while size > len(rows) - at:
+            size //= 2
+        text, columns = sql_of_rows(name, size)
+        connection.execute(text, [values[column] for values in rows[at : at + size] for column in columns])
+        at += size
