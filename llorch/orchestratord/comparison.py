@@ -43,7 +43,9 @@ def replay(arguments: argparse.Namespace) -> int:
     until = float("inf") if arguments.until is None else moment(arguments.until, now, "--until")
     if since >= until:
         raise UsageError("--since must be before --until")
-    policies = {"old": _source(arguments.old), "new": _source(arguments.policy)}
+    policies = {"old": _source(arguments.old)}
+    if arguments.policy is not None or arguments.old is not None:
+        policies["new"] = _source(arguments.policy)
     journal = read_journal(Path(arguments.journal), since, until)
     if not journal.jobs:
         raise ConfigError(f"the journal {arguments.journal} holds no job of that time")
