@@ -18,11 +18,12 @@ from peers import loop
 
 from llorch import PROTOCOL
 from llorch.wire import execute, sse
-from llorch.wire.announce import HEARTBEAT_S, Announcement, Heartbeat
+from llorch.wire.announce import HEARTBEAT_S, Announcement
 
 SLOTS = 4096
 CONTEXT = 1 << 20
 RATE = web.AppKey("rate", float)
+CANCELLED = web.AppKey("cancelled", set[str])
 
 
 async def run(request: web.Request) -> web.StreamResponse:
@@ -33,21 +34,22 @@ async def run(request: web.Request) -> web.StreamResponse:
     await response.write(sse.encode(execute.started(job.job_id, "demo", "2026-01-01T00:00:00Z")))
     running, period_s = asyncio.get_running_loop(), 1 / request.app[RATE]
     due = running.time() + random.random() * period_s
-    count = job.max_tokens or 256
-    for index in range(count):
+    for index in range(job.max_tokens or 256):
+        if job.job_id in request.app[CANCELLED]:
+            break
         await asyncio.sleep(due - running.time())
         due += period_s
         await response.write(sse.encode(execute.token(str(monotonic_ns()), index, [index])))
-    end = execute.end(
-        execute.StopReason.MAX_TOKENS, tokens_out=count, decode_time_ms=1, prompt_tokens=1, ttft_ms=1, seed=1
-    )
+    reason = execute.StopReason.CANCELLED
+    end = execute.end(reason, tokens_out=index, decode_time_ms=1, prompt_tokens=1, ttft_ms=1, seed=1)
     await response.write(sse.encode(end))
     await response.write_eof()
     return response
 
 
 async def cancel(request: web.Request) -> web.Response:
-    """`POST /cancel`: its streams end with their connections."""
+    """`POST /cancel`: the stream ends with its next token."""
+    request.app[CANCELLED].add(execute.parse_cancel(await request.json()))
     return web.json_response({})
 
 
@@ -62,7 +64,7 @@ async def announce(orchestratord: str, url: str) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_S)
             where = f"{orchestratord}/v2/workers/{worker_id}/heartbeat"
-            async with session.post(where, json=Heartbeat(0, 0.0, 0).to_body()) as answer:
+            async with session.post(where, json={}) as answer:
                 answer.raise_for_status()
 
 
@@ -70,15 +72,17 @@ async def serve(orchestratord: str, tokens_per_s: float) -> None:
     """Until stdin ends."""
     app = web.Application()
     app[RATE] = tokens_per_s
+    app[CANCELLED] = set()
     app.add_routes([web.post("/execute", run), web.post("/cancel", cancel)])
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     host, port = runner.addresses[0]
-    beats = asyncio.get_running_loop().create_task(announce(orchestratord, f"http://{host}:{port}"))
-    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-    beats.cancel()
+    async with asyncio.TaskGroup() as group:
+        beats = group.create_task(announce(orchestratord, f"http://{host}:{port}"))
+        await asyncio.to_thread(sys.stdin.read)
+        beats.cancel()
     await runner.cleanup()
 
 
