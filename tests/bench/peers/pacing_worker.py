@@ -34,14 +34,15 @@ async def run(request: web.Request) -> web.StreamResponse:
     await response.write(sse.encode(execute.started(job.job_id, "demo", "2026-01-01T00:00:00Z")))
     running, period_s = asyncio.get_running_loop(), 1 / request.app[RATE]
     due = running.time() + random.random() * period_s
-    for index in range(job.max_tokens or 256):
+    reason, count = execute.StopReason.MAX_TOKENS, 0
+    for count in range(1, (job.max_tokens or 256) + 1):
         if job.job_id in request.app[CANCELLED]:
+            reason, count = execute.StopReason.CANCELLED, count - 1
             break
         await asyncio.sleep(due - running.time())
         due += period_s
-        await response.write(sse.encode(execute.token(str(monotonic_ns()), index, [index])))
-    reason = execute.StopReason.CANCELLED
-    end = execute.end(reason, tokens_out=index, decode_time_ms=1, prompt_tokens=1, ttft_ms=1, seed=1)
+        await response.write(sse.encode(execute.token(str(monotonic_ns()), count - 1, [count])))
+    end = execute.end(reason, tokens_out=count, decode_time_ms=1, prompt_tokens=1, ttft_ms=1, seed=1)
     await response.write(sse.encode(end))
     await response.write_eof()
     return response

@@ -14,15 +14,17 @@ from peers.figures import percentile
 from llorch.base.errors import HostError
 
 BEGIN_S = 30.0
+SESSION_S = 120.0
 
 
 class Gaps:
     """Times between tokens of the same stream, in seconds, while it is `open`."""
 
-    def __init__(self) -> None:
+    def __init__(self, streams: int) -> None:
         self.open = False
         self.seen: list[float] = []
-        self.begun = 0
+        self.all_begun = asyncio.Event()
+        self._left = streams
 
     async def watch(self, session: aiohttp.ClientSession, url: str, task: dict[str, Any]) -> None:
         """Read one stream until it is cancelled."""
@@ -34,7 +36,9 @@ class Gaps:
                     continue
                 now = perf_counter()
                 if last is None:
-                    self.begun += 1
+                    self._left -= 1
+                    if not self._left:
+                        self.all_begun.set()
                 elif self.open:
                     self.seen.append(now - last)
                 last = now
@@ -53,23 +57,23 @@ async def _watch(
     url: str, watched: dict[str, Any], streams: int, submitted: dict[str, Any], per_s: float, seconds: float
 ) -> dict[str, Any]:
     """The gaps in so many streams while jobs are submitted at an even pace."""
-    gaps = Gaps()
-    unbounded = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=unbounded, timeout=aiohttp.ClientTimeout(total=120)) as session:
-        async with asyncio.TaskGroup() as group:
-            watchers = [group.create_task(gaps.watch(session, url, watched)) for _ in range(streams)]
-            async with asyncio.timeout(BEGIN_S):
-                while gaps.begun < streams:
-                    await asyncio.sleep(0.01)
-            gaps.open = True
-            jobs = []
-            for _ in range(round(per_s * seconds)):
-                jobs.append(group.create_task(_submit(session, url, submitted)))
-                await asyncio.sleep(1 / per_s)
-            took = [await job for job in jobs]
-            gaps.open = False
-            for watcher in watchers:
-                watcher.cancel()
+    gaps = Gaps(streams)
+    session = aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=SESSION_S)
+    )
+    async with session, asyncio.TaskGroup() as group:
+        watchers = [group.create_task(gaps.watch(session, url, watched)) for _ in range(streams)]
+        async with asyncio.timeout(BEGIN_S):
+            await gaps.all_begun.wait()
+        gaps.open = True
+        jobs = []
+        for _ in range(round(per_s * seconds)):
+            jobs.append(group.create_task(_submit(session, url, submitted)))
+            await asyncio.sleep(1 / per_s)
+        took = [await job for job in jobs]
+        gaps.open = False
+        for watcher in watchers:
+            watcher.cancel()
     done = [seconds for seconds in took if seconds is not None]
     return {
         "gap_max_ms": max(gaps.seen) * 1000,
