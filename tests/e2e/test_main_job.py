@@ -93,9 +93,9 @@ def test_seeded_sampling_survives_its_worker(cluster: Cluster) -> None:
 def test_200_batch_jobs_survive_kill_9(cluster: Cluster) -> None:
     """All 200 reach completed after kill -9 and a new start, each with one terminal event and one result."""
     orchestratord = cluster.orchestratord()
-    worker = cluster.worker("--slots", "8")
+    worker = cluster.worker("--slots", "2")
     workers_ready(orchestratord, 1)
-    body = {"prompt": PROMPT, "model": "demo", "priority": "batch", "max_tokens": 8, "temperature": 0}
+    body = {"prompt": PROMPT, "model": "demo", "priority": "batch", "max_tokens": 40, "temperature": 0}
     jobs = [orchestratord.post("/v2/tasks", body).json["job_id"] for _ in range(200)]
     assert len(set(jobs)) == 200
     until(lambda: worker.get("/health").json["slots_busy"] > 0, "some run")
