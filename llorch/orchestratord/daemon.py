@@ -33,7 +33,7 @@ from llorch.orchestratord.routes import application
 from llorch.orchestratord.service import Phase, Service
 from llorch.orchestratord.settings import LanAccess, Settings
 from llorch.orchestratord.streams import JobStream, Streams
-from llorch.store.segments import Segments
+from llorch.store.segments import OPEN_FILES_MAX, Segments
 from llorch.store.store import FILE_NAME, Snapshot, Store
 from llorch.web.listening import Listener
 from llorch.web.sockets import bound_socket
@@ -45,6 +45,7 @@ TICK_S = 1.0
 SWEEP_EVERY_S = 30.0
 DRAIN_POLL_S = 0.05
 OPEN_FILES_WANTED = 65_536
+FILES_OF_A_STREAM = 4  # its client, its worker, its token journal, and one to spare
 GC_THRESHOLDS = (50_000, 10, 10)
 
 
@@ -55,7 +56,7 @@ class Stopped(Exception):
 async def run(settings: Settings) -> None:
     """Serve until a signal says stop. Raises ConfigError, HostError with one clear line."""
     statedir.prepare(settings.state_dir)
-    raise_file_limit()
+    files_max = raise_file_limit()
     async with AsyncExitStack() as stack:
         lock = statedir.Lock(settings.state_dir)
         stack.callback(lock.release)
@@ -65,7 +66,7 @@ async def run(settings: Settings) -> None:
         sock = bound_socket(settings.bind, settings.port)
         stack.callback(sock.close)
         tls = tls_context(settings)
-        segments = Segments(settings.state_dir / "segments")
+        segments = Segments(settings.state_dir / "segments", max(OPEN_FILES_MAX, files_max // FILES_OF_A_STREAM))
         stack.callback(segments.close)
         session = await stack.enter_async_context(upstream.open_session())
         try:
@@ -266,9 +267,11 @@ def collect_seldom() -> None:
     gc.set_threshold(*GC_THRESHOLDS)
 
 
-def raise_file_limit() -> None:
-    """Each stream takes a descriptor; the soft limit of most systems is for desktop programs."""
+def raise_file_limit() -> int:
+    """The number of open files allowed from now on: the soft limit of most systems is for desktop programs."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES_WANTED if hard == resource.RLIM_INFINITY else min(OPEN_FILES_WANTED, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return wanted
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
