@@ -2,8 +2,8 @@
 
 A reader is a place in the job's token journal. It takes what lies behind its place, at its own pace, so a slow client
 costs one chunk of memory and never holds up the relay. One that has caught up and whose connection has sent everything
-is handed new frames without being woken: that is the usual way of a token. Frames without an id (a repeated `queued`, metrics, pings) go
-only to readers that have caught up, and are dropped otherwise.
+is handed new frames without being woken: that is the usual way of a token. Frames without an id (a repeated `queued`,
+metrics, pings) go only to readers that have caught up, and are dropped otherwise.
 """
 
 from __future__ import annotations
@@ -117,11 +117,11 @@ class Reader:
 
     def advance(self, offset: int, frames: bytes) -> None:
         """These frames have come, at this place: send them now if nothing else is to be sent, else wake up."""
-        if self._idle and self._offset == offset and not (self._ahead or self._wake.is_set()):
-            if self.push is not None and self.push(frames):
-                self._offset += len(frames)
-                return
-        self._wake.set()
+        ready = self._idle and self._offset == offset and not (self._ahead or self._wake.is_set())
+        if ready and self.push is not None and self.push(frames):
+            self._offset += len(frames)
+        else:
+            self._wake.set()
 
     def offer(self, frame: bytes) -> None:
         """Take a frame without an id, if this reader stands at the end of what there is."""

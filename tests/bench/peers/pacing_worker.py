@@ -1,7 +1,7 @@
 """A worker that computes nothing: each stream gets a token every so many milliseconds, whose text is when it was sent.
 
-It announces itself to the orchestratord named on the command line, prints its own URL, and ends with its stdin. Run as a
-process of its own: pacing_worker.py ORCHESTRATORD_URL TOKENS_PER_S
+It announces itself to the orchestratord named on the command line, prints its own URL, and ends with its stdin.
+Run as a process of its own: pacing_worker.py ORCHESTRATORD_URL TOKENS_PER_S
 """
 
 from __future__ import annotations
