@@ -17,6 +17,7 @@ logger = log.get(__name__)
 SCRIPTS = ("schema.sql",)
 CHECKED_SIZE_MAX = 64 << 20
 BUSY_TIMEOUT_S = 5.0
+CACHED_STATEMENTS = 256  # every statement once, and those of many rows once for each number of rows
 _PRAGMAS = ("synchronous = FULL", "secure_delete = ON", "foreign_keys = ON")
 _COMPANIONS = ("", "-wal", "-shm")
 
@@ -104,7 +105,13 @@ def _open(path: Path, scripts: tuple[str, ...]) -> sqlite3.Connection:
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         path.chmod(0o600)
-        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT_S)
+        connection = sqlite3.connect(
+            path,
+            isolation_level=None,
+            check_same_thread=False,
+            timeout=BUSY_TIMEOUT_S,
+            cached_statements=CACHED_STATEMENTS,
+        )
     except (OSError, sqlite3.OperationalError) as error:
         raise HostError(f"the database {path} cannot be opened: {error}") from None
     try:
