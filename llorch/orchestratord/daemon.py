@@ -39,7 +39,7 @@ from llorch.orchestratord.settings import LanAccess, Mode, Settings
 from llorch.orchestratord.streams import JobStream, Streams
 from llorch.orchestratord.tenants import TenantsFile
 from llorch.scripting.policy import ScriptedPolicy
-from llorch.store.segments import Segments
+from llorch.store.segments import OPEN_FILES_MAX, Segments
 from llorch.store.store import FILE_NAME, Snapshot, Store
 from llorch.web.listening import Listener
 from llorch.web.sockets import bound_socket
@@ -53,6 +53,7 @@ USAGE_KEPT_DAYS = 400
 DRAIN_POLL_S = 0.05
 OPEN_FILES_WANTED = 65_536
 POLICY_CHILD = partial(runtime.daemon_command, "policy-child")
+FILES_OF_A_STREAM = 4  # its client, its worker, its token journal, and one to spare
 GC_THRESHOLDS = (50_000, 10, 10)
 
 
@@ -64,7 +65,7 @@ async def run(settings: Settings) -> None:
     """Serve until a signal says stop. Raises ConfigError, HostError with one clear line."""
     tenants = TenantsFile(settings.config_path)
     statedir.prepare(settings.state_dir)
-    raise_file_limit()
+    files_max = raise_file_limit()
     async with AsyncExitStack() as stack:
         lock = statedir.Lock(settings.state_dir)
         stack.callback(lock.release)
@@ -74,7 +75,7 @@ async def run(settings: Settings) -> None:
         sock = bound_socket(settings.bind, settings.port)
         stack.callback(sock.close)
         tls = tls_context(settings)
-        segments = Segments(settings.state_dir / "segments")
+        segments = Segments(settings.state_dir / "segments", max(OPEN_FILES_MAX, files_max // FILES_OF_A_STREAM))
         stack.callback(segments.close)
         session = await stack.enter_async_context(upstream.open_session())
         try:
@@ -316,9 +317,11 @@ def collect_seldom() -> None:
     gc.set_threshold(*GC_THRESHOLDS)
 
 
-def raise_file_limit() -> None:
-    """Each stream takes a descriptor; the soft limit of most systems is for desktop programs."""
+def raise_file_limit() -> int:
+    """The number of open files allowed from now on: the soft limit of most systems is for desktop programs."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES_WANTED if hard == resource.RLIM_INFINITY else min(OPEN_FILES_WANTED, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return wanted
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted

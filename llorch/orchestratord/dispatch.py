@@ -36,6 +36,7 @@ from llorch.wire import execute, strict_json
 logger = log.get(__name__)
 
 _LOST = "WORKER_LOST"
+STALL_SLACK = 0.05
 
 
 class Attempt:
@@ -168,6 +169,7 @@ class Dispatcher:
     async def _relay(self, attempt: Attempt, response: aiohttp.ClientResponse) -> Failure | None:
         loop = asyncio.get_running_loop()
         stall_s = attempt.effect.stall_timeout_s
+        next_look = 0.0
         while data := await response.content.readany():
             frames_before = attempt.relay.frames
             for signal in attempt.relay.feed(data):
@@ -178,7 +180,11 @@ class Dispatcher:
                     return None
             if (relayed := attempt.relay.frames - frames_before) and attempt.limit is not None:
                 self._metrics.frames.add(relayed)
-                attempt.limit.reschedule(loop.time() + stall_s)
+                now = loop.time()
+                if now >= next_look:  # moving a timer for every token costs too much
+                    slack_s = stall_s * STALL_SLACK
+                    next_look = now + slack_s
+                    attempt.limit.reschedule(now + stall_s + slack_s)
         return Failure(FailureKind.BROKEN, _LOST, "the worker closed the stream without an end")
 
     def _tell(self, attempt: Attempt, signal: Signal) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from aiohttp import web
 
@@ -64,6 +65,7 @@ async def _send(request: web.Request, service: Service, reader: Reader) -> web.S
         reader.cut = connection.abort
     await response.prepare(request)
     reader.last_write_at = loop.time()
+    reader.push = _push_to(request, response, reader)
     service.streams.attached.add(reader)
     try:
         with reader:
@@ -79,3 +81,21 @@ async def _send(request: web.Request, service: Service, reader: Reader) -> web.S
     finally:
         service.streams.attached.discard(reader)
     return response
+
+
+def _push_to(request: web.Request, response: web.StreamResponse, reader: Reader) -> Callable[[bytes], bool] | None:
+    """Writes to the connection of an answer whose head has been sent, if all before has left this process."""
+    transport = request.transport
+    if transport is None:
+        return None
+    chunked = response.headers.get("Transfer-Encoding") == "chunked"
+    now = asyncio.get_running_loop().time
+
+    def push(frames: bytes) -> bool:
+        if transport.is_closing() or transport.get_write_buffer_size():
+            return False
+        transport.write(b"%x\r\n%b\r\n" % (len(frames), frames) if chunked else frames)
+        reader.last_write_at = now()
+        return True
+
+    return push

@@ -66,9 +66,10 @@ class Relay:
         """Relay the frames completed by `data`. Raises BadFrame, StorageUnavailable."""
         signals: list[Signal] = []
         for frame in self._splitter.feed(data):
-            kind = sse.frame_type(frame)
+            plain = sse.plain_index(frame)
+            kind = "token" if plain is not None else sse.frame_type(frame)
             if kind == "token":
-                self._token(frame, signals)
+                self._token(frame, plain, signals)
             elif kind == "metrics":
                 self._flush()
                 if not self.muted:
@@ -88,16 +89,16 @@ class Relay:
         if self._stream.segment.last_id == 0 and not self.muted:
             self._stream.append(sse.encode(self._describe_start(event), sse.ID_STARTED), sse.ID_STARTED)
 
-    def _token(self, frame: bytes, signals: list[Signal]) -> None:
+    def _token(self, frame: bytes, plain: int | None, signals: list[Signal]) -> None:
         if self.muted:
             return
-        index = sse.token_index(frame)
+        index = sse.token_index(frame) if plain is None else plain
         if index is not None and index < self._next_i:
             return  # a repeat: the client has it
         if index != self._next_i:
             self._flush()
             raise sse.BadFrame(f"the worker skipped from piece {self._next_i} to {index}")
-        frame = sse.plain_token(frame, index)
+        frame = sse.plain_token(frame, index) if plain is None else sse.sound(frame)
         if self._stream.segment.last_id == 0:
             self._start({})
         if self._first_token:

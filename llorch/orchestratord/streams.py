@@ -1,8 +1,9 @@
 """The live streams: what of a job has been relayed, who reads it, and how it ended.
 
 A reader is a place in the job's token journal. It takes what lies behind its place, at its own pace, so a slow client
-costs one chunk of memory and never holds up the relay. Frames without an id (a repeated `queued`, metrics, pings) go
-only to readers that have caught up, and are dropped otherwise.
+costs one chunk of memory and never holds up the relay. One that has caught up and whose connection has sent everything
+is handed new frames without being woken: that is the usual way of a token. Frames without an id (a repeated `queued`,
+metrics, pings) go only to readers that have caught up, and are dropped otherwise.
 """
 
 from __future__ import annotations
@@ -57,9 +58,10 @@ class JobStream:
         """Frames with ids: into the journal first, then to the readers. Raises StorageUnavailable."""
         if self.terminal is not None:
             return
+        offset = self.segment.size
         self.segment.append(frames, last_id)
         for reader in self.readers:
-            reader.wake()
+            reader.advance(offset, frames)
 
     def offer(self, frame: bytes) -> None:
         """A frame without an id: for those who have caught up."""
@@ -80,7 +82,10 @@ class JobStream:
 
 
 class Reader:
-    """One client's place in a stream: iterate over it for the pieces to send. `after` is its Last-Event-ID."""
+    """One client's place in a stream: iterate over it for the pieces to send. `after` is its Last-Event-ID.
+
+    `push`, where there is one, sends at once and returns True, or False when the connection has not sent all yet.
+    """
 
     def __init__(self, stream: JobStream, after: int | None) -> None:
         self._stream = stream
@@ -90,10 +95,12 @@ class Reader:
         self._offset = stream.segment.offset_after(self._after)
         self._extras = [stream.queued_frame(sse.ID_QUEUED)] if after is None else []
         self._wake = asyncio.Event()
+        self._idle = False
         self._done = False
         self.last_write_at = 0.0
         self.write_began_at: float | None = None
         self.cut: Callable[[], None] = lambda: None
+        self.push: Callable[[bytes], bool] | None = None
 
     def __enter__(self) -> Reader:
         self._stream.readers.add(self)
@@ -107,6 +114,14 @@ class Reader:
     def wake(self) -> None:
         """There is something new to read."""
         self._wake.set()
+
+    def advance(self, offset: int, frames: bytes) -> None:
+        """These frames have come, at this place: send them now if nothing else is to be sent, else wake up."""
+        ready = self._idle and self._offset == offset and not (self._ahead or self._wake.is_set())
+        if ready and self.push is not None and self.push(frames):
+            self._offset += len(frames)
+        else:
+            self._wake.set()
 
     def offer(self, frame: bytes) -> None:
         """Take a frame without an id, if this reader stands at the end of what there is."""
@@ -131,7 +146,9 @@ class Reader:
             if piece := self._next_piece():
                 return piece
             if not self._done:
+                self._idle = True
                 await self._wake.wait()
+                self._idle = False
                 self._wake.clear()
         raise StopAsyncIteration
 

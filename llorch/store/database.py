@@ -20,6 +20,7 @@ BUSY_TIMEOUT_S = 5.0
 # When opening gives free pages back to the disk: worth it, and done in a second or two, in memory.
 COMPACT_FREE_MIN = 64 << 20
 COMPACT_USED_MAX = 256 << 20
+CACHED_STATEMENTS = 256  # every statement once, and those of many rows once for each number of rows
 _PRAGMAS = ("synchronous = FULL", "secure_delete = ON", "foreign_keys = ON")
 _COMPANIONS = ("", "-wal", "-shm")
 
@@ -107,7 +108,13 @@ def _open(path: Path, scripts: tuple[str, ...]) -> sqlite3.Connection:
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         path.chmod(0o600)
-        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT_S)
+        connection = sqlite3.connect(
+            path,
+            isolation_level=None,
+            check_same_thread=False,
+            timeout=BUSY_TIMEOUT_S,
+            cached_statements=CACHED_STATEMENTS,
+        )
     except (OSError, sqlite3.OperationalError) as error:
         raise HostError(f"the database {path} cannot be opened: {error}") from None
     try:

@@ -28,11 +28,7 @@ def write(rows: Sequence[Row], connection: sqlite3.Connection) -> None:
 
 
 def _insert(connection: sqlite3.Connection, name: str, rows: list[dict[str, object]]) -> None:
-    """In powers of two, so that few statements have to be prepared."""
-    at, size = 0, ROWS_MAX
-    while at < len(rows):
-        while size > len(rows) - at:
-            size //= 2
-        text, columns = sql_of_rows(name, size)
-        connection.execute(text, [values[column] for values in rows[at : at + size] for column in columns])
-        at += size
+    for at in range(0, len(rows), ROWS_MAX):
+        part = rows[at : at + ROWS_MAX]
+        text, columns = sql_of_rows(name, len(part))
+        connection.execute(text, [values[column] for values in part for column in columns])

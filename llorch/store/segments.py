@@ -181,15 +181,16 @@ def _is_event(text: bytes) -> bool:
 
 
 class Segments:
-    """The folder of token journals; keeps at most 256 files open."""
+    """The folder of token journals; keeps at most `open_files_max` of them open."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, open_files_max: int = OPEN_FILES_MAX) -> None:
         """Raises HostError when the folder cannot be made."""
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise HostError(f"the folder {folder} cannot be made: {error.strerror}") from None
         self._folder = folder
+        self._open_files_max = open_files_max
         self.spilled: dict[JobId, Segment] = {}
         self._open: OrderedDict[str, int] = OrderedDict()
 
@@ -229,7 +230,7 @@ class Segments:
         if fd is not None:
             self._open.move_to_end(job_id)
             return fd
-        if len(self._open) >= OPEN_FILES_MAX:
+        if len(self._open) >= self._open_files_max:
             _, oldest = self._open.popitem(last=False)
             os.close(oldest)
         fd = os.open(self.path(job_id), os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | flags, 0o600)

@@ -37,7 +37,7 @@ _LOGPROB = rb"\{" + _LIKELY + rb',"top":' + _TOP + rb"\}"
 # A token frame as our workers write it: its JSON is sound without being parsed, if its bytes are UTF-8.
 _PLAIN_TOKEN = re.compile(
     rb'data: \{"type":"token","t":"(?:[^"\\\x00-\x1f]|\\["\\/bfnrt])*",'
-    rb'"i":(?:0|[1-9]\d{0,8}),"ids":\[(?:\d{1,9}(?:,\d{1,9})*)?\]'
+    rb'"i":(0|[1-9]\d{0,8}),"ids":\[(?:\d{1,9}(?:,\d{1,9})*)?\]'
     rb'(?:,"logprobs":\[' + _LOGPROB + rb"(?:," + _LOGPROB + rb")*\])?\}\n\n"
 )
 
@@ -73,6 +73,12 @@ def token_index(frame: bytes) -> int | None:
     return int(match.group(1)) if match else None
 
 
+def plain_index(frame: bytes) -> int | None:
+    """The "i" of a token frame as our workers write it; None for every other frame, which has to be looked at."""
+    match = _PLAIN_TOKEN.fullmatch(frame)
+    return int(match[1]) if match else None
+
+
 def payload(frame: bytes) -> dict[str, Any]:
     """The parsed JSON object of a frame (with or without `id:`). Raises BadFrame."""
     data = b"\n".join(line[5:].lstrip(b" ") for line in frame.split(b"\n") if line.startswith(b"data:"))
@@ -85,11 +91,7 @@ def payload(frame: bytes) -> dict[str, Any]:
 def plain_token(frame: bytes, index: int) -> bytes:
     """The token frame `index` as we write it ourselves; parsed only if it looks unusual. Raises BadFrame."""
     if _PLAIN_TOKEN.fullmatch(frame):
-        try:
-            frame.decode("utf-8")
-        except UnicodeDecodeError:
-            raise BadFrame("the stream holds a frame that is not UTF-8") from None
-        return frame
+        return sound(frame)
     event = payload(frame)
     if event.get("type") != "token" or not isinstance(event.get("t"), str) or event.get("i") != index:
         raise BadFrame("the stream holds a token frame without text or with two indexes")
@@ -100,6 +102,15 @@ def plain_token(frame: bytes, index: int) -> bytes:
     return encode(
         {"type": "token", "t": event["t"], "i": index, **kept, **({"logprobs": logprobs} if logprobs else {})}
     )
+
+
+def sound(frame: bytes) -> bytes:
+    """A plain token frame, unless it is not UTF-8. Raises BadFrame."""
+    try:
+        frame.decode("utf-8")
+    except UnicodeDecodeError:
+        raise BadFrame("the stream holds a frame that is not UTF-8") from None
+    return frame
 
 
 class FrameSplitter:

@@ -177,3 +177,65 @@ def test_idle_readers_are_pinged_and_stalled_ones_cut(stream: JobStream) -> None
     assert not cut
     streams.tick(31.0)
     assert cut
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    accepts=st.lists(st.booleans(), min_size=12, max_size=12), waits=st.lists(st.booleans(), min_size=12, max_size=12)
+)
+def test_pushed_or_read_every_frame_goes_out_once(accepts: list[bool], waits: list[bool]) -> None:
+    """Whether its connection takes a frame at once or the reader has to come for it: all frames, in order, once."""
+
+    async def run(folder: Path) -> bytes:
+        stream, out = make_stream(folder), bytearray()
+        reader, answers = Reader(stream, -1), iter(accepts)
+
+        def push(frames: bytes) -> bool:
+            if not next(answers):
+                return False
+            out.extend(frames)
+            return True
+
+        async def read() -> None:
+            with reader:
+                async for piece in reader:
+                    out.extend(piece)
+
+        reader.push = push
+        async with asyncio.TaskGroup() as group:
+            group.create_task(read())
+            relay = relay_to(stream)
+            for index, wait in enumerate(waits):
+                relay.feed(sse.encode(execute.token("a", index, [index])))
+                for _ in range(3 if wait else 0):
+                    await asyncio.sleep(0)
+            stream.finish(execute.error("INFERENCE_FAILED", "over", retriable=False))
+        return bytes(out)
+
+    with tempfile.TemporaryDirectory() as folder:
+        assert ids_in(asyncio.run(run(Path(folder)))) == list(range(1, len(waits) + 3))
+
+
+def test_a_frame_without_id_is_not_overtaken(stream: JobStream) -> None:
+    """What a reader still has to send goes first, even when its connection would take the newest frame at once."""
+
+    async def run() -> bytes:
+        out = bytearray()
+        reader = Reader(stream, None)
+        reader.push = lambda frames: bool(out.extend(frames)) or True
+
+        async def read() -> None:
+            with reader:
+                async for piece in reader:
+                    out.extend(piece)
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(read())
+            await asyncio.sleep(0)
+            stream.offer(sse.PING)
+            relay_to(stream).feed(sse.encode(execute.token("a", 0, [0])))
+            stream.finish(execute.error("INFERENCE_FAILED", "over", retriable=False))
+        return bytes(out)
+
+    out = asyncio.run(run())
+    assert ids_in(out) == [0, 1, 2, 3] and out.index(sse.PING) < out.index(b"id: 1\n")

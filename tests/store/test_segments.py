@@ -88,10 +88,9 @@ def test_a_removed_journal_stays_removed(tmp_path: Path) -> None:
         segment.read(0, 100)
 
 
-def test_open_files_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_files_are_bounded(tmp_path: Path) -> None:
     """More journals than may be open at once: all of them can still be appended to and read."""
-    monkeypatch.setattr(segments, "OPEN_FILES_MAX", 4)
-    folder = Segments(tmp_path / "s")
+    folder = Segments(tmp_path / "s", open_files_max=4)
     many = [folder.create(JobId(f"job-{n}")) for n in range(20)]
     before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
     data = {segment.job_id: fill(segment, 2) for segment in many}

@@ -16,12 +16,13 @@ import pytest
 
 from llorch.base.errors import HostError, StorageUnavailable
 from llorch.base.ids import JobId, ModelId, PoolId, TenantId, WorkerId
-from llorch.core.effects import Decision, PoolDropped, PoolRecord, WorkerForgotten
+from llorch.core.effects import Decision, PoolDropped, PoolRecord, Record, WorkerForgotten
 from llorch.core.job import Ending, JobRecord, JobSpec, JobState, Priority, Result, Wishes
 from llorch.core.worker import Load, WorkerRecord, WorkerSpec, WorkerState
 from llorch.store import database
 from llorch.store.client_keys import ClientKey, ClientKeys
 from llorch.store.codec import DamagedRecord, decode, encode
+from llorch.store.inserts import ROWS_MAX
 from llorch.store.statements import statements
 from llorch.store.store import FILE_NAME, Store, StoreBroken
 
@@ -206,6 +207,25 @@ def test_many_turns_share_a_transaction(store: Store) -> None:
         assert [line.note for line in await store.decisions("job-1")] == [str(n) for n in range(100)]
 
     asyncio.run(work())
+
+
+def test_a_long_turn_is_stored_in_order(store: Store, path: Path) -> None:
+    """However many records a turn has, jobs keep their order, the newest of a job counts, and no decision is lost."""
+    count = 3 * ROWS_MAX - 5
+
+    async def write() -> None:
+        records: list[Record] = []
+        for number in range(count):
+            decision = Decision(JobId(f"job-{number}"), 1000.0 + number, "admitted", None, (), str(number))
+            records += [job(number), decision, replace(job(number), attempts=1)]
+        await store.commit([*records, WORKER])
+        for number in (0, count - 1):
+            assert [line.note for line in await store.decisions(f"job-{number}")] == [str(number)]
+
+    asyncio.run(write())
+    live = store.snapshot().jobs
+    assert [record.sequence for record in live] == list(range(count))
+    assert all(record.attempts == 1 for record in live)
 
 
 def test_expiry_removes_outputs_then_records(store: Store) -> None:
