@@ -38,9 +38,7 @@ def _uuid4() -> str:
 
 def new_session_id() -> SessionId:
     """A fresh `session-<uuid4>`."""
-    import uuid
-
-    return SessionId(f"session-{uuid.uuid4()}")
+    return SessionId(f"session-{_uuid4()}")
 
 
 def new_worker_id(backend: str) -> WorkerId:

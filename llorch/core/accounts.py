@@ -24,7 +24,7 @@ class TenantUsage(NamedTuple):
 
 
 class RateGate:
-    """Requests a second, as a bucket of at most max(1, rate) requests that fills by `rate` a second."""
+    """Requests a second, as a bucket of at most max(1, rate, rounded up) requests that fills by `rate` a second."""
 
     __slots__ = ("_at", "_level")
 

@@ -6,6 +6,7 @@ worker that ranked first: there are never more such questions than free slots, a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from llorch.base.ids import SessionId, TenantId, WorkerId
@@ -15,7 +16,7 @@ from llorch.core.effects import Dispatch
 from llorch.core.fairness import Tier
 from llorch.core.fleet import Worker
 from llorch.core.hooks import Answer, workers_argument
-from llorch.core.placement import Chooser, Leaning, Reasons, hard_misfit, usable
+from llorch.core.placement import CANDIDATES_MAX, Chooser, Leaning, Reasons, hard_misfit, usable
 from llorch.core.policy import Hook
 from llorch.core.queue import Shape
 from llorch.core.state import LiveJob, State
@@ -38,15 +39,15 @@ def place(state: State, job: LiveJob) -> bool:
         if job.bounces <= BOUNCES_EXPLAINED_MAX:
             state.explain(job.id, "waiting", None, found.reasons)
         return False
-    candidates = [chooser.candidate(worker, shape, leaning) for worker in found.ranked]
+    candidates = [chooser.candidate(worker, shape, leaning) for worker in found.ranked[:CANDIDATES_MAX]]
     if Hook.CHOOSE_WORKER in state.scripted:
         _pencil(state, job, found.ranked[0])
-        then = partial(_answered, state, job)
+        then = partial(_answered, state, job, leaning, partial(chooser.passed_over, found, leaning))
         asking.ask(state, job, Hook.CHOOSE_WORKER, then, workers=workers_argument(candidates))
         return True
     chosen = state.policy.choose_worker(job.view, candidates)
     worker = next((worker for worker in found.ranked if worker.id == chosen), found.ranked[0])
-    others = chooser.passed_over(found, worker, leaning)
+    others = chooser.passed_over(found, leaning, worker)
     _dispatch(state, job, worker, shape, others, leaning.told(worker))
     return True
 
@@ -74,8 +75,13 @@ def rub_out(state: State, job: LiveJob) -> Worker | None:
     return worker
 
 
-def _answered(state: State, job: LiveJob, answer: Answer | Unanswered) -> None:
-    """The script named a worker, none of those offered, or nothing that counts: then the first by rank is taken."""
+def _answered(
+    state: State, job: LiveJob, leaning: Leaning, others: Callable[[Worker], Reasons], answer: Answer | Unanswered
+) -> None:
+    """The script named a worker, none of those offered, or nothing that counts: then the first by rank is taken.
+
+    `others` says of those that were not taken why not.
+    """
     first = rub_out(state, job)
     if answer is None and job.declined:
         job.said.clear()  # told once; it may go on all night
@@ -95,7 +101,7 @@ def _answered(state: State, job: LiveJob, answer: Answer | Unanswered) -> None:
         return
     job.declined = job.stale = 0
     by = f" by {state.policy_name}" if not isinstance(answer, Unanswered) else ""
-    _dispatch(state, job, worker, shape, [], by + _leaning(state, job).told(worker))
+    _dispatch(state, job, worker, shape, others(worker), by + leaning.told(worker))
 
 
 def _still_takes(state: State, shape: Shape, worker: Worker) -> bool:

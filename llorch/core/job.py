@@ -1,4 +1,4 @@
-"""A job: the orchestrator's record of one client request, its states, and the one table of its transitions."""
+"""A job: the orchestrator's record of one client request, and its states (transitions has how they change)."""
 
 from __future__ import annotations
 

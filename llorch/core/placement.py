@@ -118,12 +118,13 @@ class Chooser:
             return Found([], self._why_none(shape, reasons, now))
         return Found(self._rank(feasible, shape, leaning), reasons)
 
-    def passed_over(self, found: Found, chosen: Worker, leaning: Leaning) -> Reasons:
+    def passed_over(self, found: Found, leaning: Leaning, chosen: Worker) -> Reasons:
         """The reasons found, and those that were not taken though they could have been."""
         reasons = list(found.reasons)
+        why = "another ranked better" if chosen is found.ranked[0] else "the policy chose another"
         for other in found.ranked:
             if other is not chosen and len(reasons) < self._reasons_max:
-                reasons.append((other.id, f"could{leaning.told(other)}, but another ranked better"))
+                reasons.append((other.id, f"could{leaning.told(other)}, but {why}"))
         return reasons
 
     def _feasible(self, shape: Shape, leaning: Leaning, reasons: Reasons) -> list[Worker]:

@@ -1,7 +1,7 @@
 """The seven hook points, as plain data in and plain verdicts out, and the built-in answers.
 
 Views hold no prompt (its length and hash only) and no objects of the brain: the same values can be sent to a script
-as `Ask.view` and its answer, re-validated, can stand in for the built-in verdict. The built-in policy answers inline.
+as `Ask.arguments`, and its answer, re-validated, can stand in for the built-in verdict, which comes inline.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from llorch.core.rehearsal import Scene
 from llorch.core.settings import BrainSettings
 from llorch.orchestratord import fleet_file, rehearsal_table, replaying
 from llorch.orchestratord import settings as settings_table
+from llorch.orchestratord.policy_file import read_script
 from llorch.orchestratord.rehearsal_table import Column
 from llorch.orchestratord.rehearsing import BUILTIN, Telling, rehearsed
 from llorch.orchestratord.tenants import TenantsFile
@@ -114,11 +115,7 @@ def _source(path: str | None) -> tuple[str, str | None]:
     """A policy's name and source; None: the built-in one."""
     if path is None:
         return BUILTIN, None
-    try:
-        return Path(path).name, Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or "it is not UTF-8 text"
-        raise ConfigError(f"policy script {path}: {reason}") from None
+    return Path(path).name, read_script(Path(path))
 
 
 def _set_up(arguments: argparse.Namespace) -> tuple[BrainSettings, TenantsRead]:

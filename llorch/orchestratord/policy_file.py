@@ -12,7 +12,7 @@ from enum import Enum
 from pathlib import Path
 
 from llorch.base import log
-from llorch.base.errors import ConfigError, Forbidden, HostError, InvalidRequest, LlorchError, StorageUnavailable
+from llorch.base.errors import ConfigError, Forbidden, InvalidRequest, LlorchError, StorageUnavailable
 from llorch.scripting.check import Problem, Report, check
 from llorch.scripting.link import SCRIPT_MAX_BYTES, Command
 from llorch.scripting.policy import Condition, ScriptedPolicy
@@ -158,17 +158,17 @@ class PolicyFile:
 
 
 def read_script(path: Path) -> str:
-    """A script's source. Raises HostError with one clear line."""
+    """A script's source. Raises ConfigError with one clear line."""
     try:
         with open(path, "rb") as file:
             data = file.read(SCRIPT_MAX_BYTES + 1)
         if len(data) > SCRIPT_MAX_BYTES:
-            raise HostError(f"{path} is larger than {SCRIPT_MAX_BYTES >> 10} KiB")
+            raise ConfigError(f"{path} is larger than {SCRIPT_MAX_BYTES >> 10} KiB")
         return data.decode("utf-8")
     except OSError as error:
-        raise HostError(f"{path} cannot be read: {error.strerror}") from None
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise HostError(f"{path} is not UTF-8") from None
+        raise ConfigError(f"{path} is not UTF-8") from None
 
 
 def first_line(report: Report) -> str | None:

@@ -52,8 +52,8 @@ def _row(record: Record, last_ids: Mapping[JobId, int]) -> Row:
         case PoolDropped():
             return "drop_pool", {"pool_id": record.pool_id}
         case SessionRecord():
-            values = {"tenant": record.tenant, "session_id": record.session_id, "record": encode(record)}
-            return "put_session", dict(values)
+            named = {"tenant": record.tenant, "session_id": record.session_id}
+            return "put_session", {**named, "record": encode(record)}
         case SessionForgotten():
             return "drop_session", {"tenant": record.tenant, "session_id": record.session_id}
         case UsageRecord():
