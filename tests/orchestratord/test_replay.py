@@ -231,7 +231,7 @@ def test_a_bad_script_is_refused(journal: Path, tmp_path: Path) -> None:
     """With its line; a missing file by its name."""
     with pytest.raises(ConfigError, match=r"policy script new\.star:\d: "):
         run("replay", "--journal", str(journal), "--policy", script(tmp_path, "def admit(task, ctx):\n    return (\n"))
-    with pytest.raises(ConfigError, match=r"nowhere\.star: No such file"):
+    with pytest.raises(ConfigError, match=r"nowhere\.star cannot be read: No such file"):
         run("replay", "--journal", str(journal), "--policy", "nowhere.star")
 
 
