@@ -12,6 +12,7 @@ from llorch.core.brain import BrainSettings
 from llorch.core.effects import Effect, Record
 from llorch.core.events import Event
 from llorch.core.job import JobRecord, JobSpec, JobState, Priority
+from llorch.core.policy import Hook
 from llorch.core.worker import WorkerState
 
 if TYPE_CHECKING:
@@ -111,10 +112,12 @@ class Checkers:
             raise Violation(f"{job_id} stored as {record.state.value}")
 
     def written(self, world: World) -> None:
-        """After a whole commit: the waiting line is bounded."""
+        """After a whole commit: the waiting line is bounded. A script may hold back one more for each slot."""
         waiting = [r for r in world.jobs.values() if r.state is JobState.QUEUED and r.attempts == 0]
-        if len(waiting) > self.settings.queue_capacity:
-            raise Violation(f"{len(waiting)} jobs wait, {self.settings.queue_capacity} may")
+        scripted = Hook.CHOOSE_WORKER in world.scripted_ever
+        asked = sum(worker.spec.slots_total for worker in world.workers) if scripted else 0
+        if len(waiting) > self.settings.queue_capacity + asked:
+            raise Violation(f"{len(waiting)} jobs wait, {self.settings.queue_capacity} and {asked} asked about may")
 
     def _check_ending(self, record: JobRecord, world: World) -> None:
         job_id, ending = record.spec.job_id, record.ending

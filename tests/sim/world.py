@@ -108,6 +108,7 @@ class World:
         self.model_told: dict[JobId, ModelId] = {}
         self.disk_full_until = 0.0
         self.script: frozenset[Hook] = frozenset()
+        self.scripted_ever: frozenset[Hook] = frozenset()
         self.owed = Owed()
         self.checkers = Checkers(SETTINGS)
         self.history: list[str] = []
@@ -257,6 +258,7 @@ class World:
     def load_script(self, hooks: frozenset[Hook]) -> None:
         """A script with these hooks takes the place of the one before."""
         self.script = hooks
+        self.scripted_ever |= hooks
         self.tell(happened.PolicyLoaded(hooks, "fake.star"))
 
     def _ask(self, ask: to_do.Ask) -> None:
