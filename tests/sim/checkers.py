@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from sim.tenancy import Books
+from sim.violation import Violation
+
 from llorch.base.ids import JobId, ModelId, WorkerId
 from llorch.core import effects as to_do
 from llorch.core import events as happened
@@ -33,10 +36,6 @@ FAILURES = {
 }
 
 
-class Violation(AssertionError):
-    """A promise was broken."""
-
-
 class Checkers:
     """Each method is told one kind of step; a broken promise raises Violation."""
 
@@ -51,9 +50,11 @@ class Checkers:
         self.finished: Counter[JobId] = Counter()
         self.idle_since: dict[JobId, float] = {}
         self.seats: dict[tuple[JobId, int], tuple[WorkerId, float | None]] = {}
+        self.books = Books()
 
     def decided(self, event: Event, answer: list[Effect], world: World) -> None:
         """Within one answer: commits stand before what they promise, and no slot is given twice."""
+        self.books.decided(event, answer, world)
         kept: set[JobId] = set(world.jobs)
         for effect in answer:
             if isinstance(effect, to_do.Persist) and isinstance(effect.record, JobRecord):
@@ -97,6 +98,7 @@ class Checkers:
 
     def committed(self, record: Record, world: World) -> None:
         """States in the store: one ending a job, nothing after it."""
+        self.books.written(record)
         if not isinstance(record, JobRecord):
             return
         job_id = record.spec.job_id
@@ -235,5 +237,6 @@ class Checkers:
             raise Violation(f"never ended: {left}")
         if not self.accepted <= self.stored:
             raise Violation(f"accepted and lost: {self.accepted - self.stored}")
+        self.books.judge(self.ended, len(self.away))
         if world.brain is not None and any(world.brain.job(job_id) for job_id in self.ended):
             raise Violation("an ended job is still live")
