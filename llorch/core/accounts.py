@@ -42,15 +42,17 @@ class RateGate:
 
 
 class Account:
-    """One tenant's dealings. `live` counts its jobs that have not ended, those at the door included."""
+    """One tenant's dealings. `live` counts its jobs that have not ended, those at the door included; `pencilled` those
+    that wait for the script's word on their worker."""
 
-    __slots__ = ("gate", "limits", "live", "reserved", "running", "tenant", "tokens_out", "usage")
+    __slots__ = ("gate", "limits", "live", "pencilled", "reserved", "running", "tenant", "tokens_out", "usage")
 
     def __init__(self, tenant: TenantId, limits: TenantLimits) -> None:
         self.tenant = tenant
         self.limits = limits
         self.live = 0
         self.running = 0
+        self.pencilled = 0
         self.reserved = 0
         self.gate = RateGate()
         self.tokens_out = Mean()

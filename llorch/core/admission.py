@@ -279,9 +279,10 @@ def admit(state: State, job: LiveJob) -> None:
     elif _has_room(state):
         _take(state, job, at_once=False)
     elif Hook.ON_QUEUE_FULL in state.scripted:
+        queue = queue_argument(_queue_view(state))
         _hold(state, job)
         then = partial(_answered_when_full, state, job)
-        asking.ask(state, job, Hook.ON_QUEUE_FULL, then, queue=queue_argument(_queue_view(state)))
+        asking.ask(state, job, Hook.ON_QUEUE_FULL, then, queue=queue)
     else:
         _make_room(state, job, state.policy.on_queue_full(job.view, _queue_view(state)))
 
@@ -329,7 +330,17 @@ def _idle_worker(state: State, job: LiveJob) -> bool:
 
 def _can_start(state: State, job: LiveJob) -> bool:
     """Some worker can start the job in this very turn, and its tenant may have one more running."""
-    return _idle_worker(state, job) and tenants.may_start(state, job.record.spec)
+    spec = job.record.spec
+    return _idle_worker(state, job) and tenants.may_start(state, spec) and not _may_be_declined(state, spec)
+
+
+def _may_be_declined(state: State, spec: JobSpec) -> bool:
+    """A script that declines leaves jobs waiting beside idle workers: when too many do, no more come in by those."""
+    if Hook.CHOOSE_WORKER not in state.scripted:
+        return False
+    capacity = state.settings.queue_capacity
+    full = capacity != UNBOUNDED and state.depth - state.pencilled > capacity
+    return full or tenants.left_waiting(state, spec)
 
 
 def _too_late(state: State, job: LiveJob, *, at_once: bool) -> bool:

@@ -63,6 +63,12 @@ def _pencil(state: State, job: LiveJob, worker: Worker) -> None:
     state.queue.hold(job.id)
     job.pencilled = (job.id, job.record.attempts + 1)
     state.fleet.take_seat(worker, job.pencilled, state.now)
+    _count_pencilled(state, job, 1)
+
+
+def _count_pencilled(state: State, job: LiveJob, change: int) -> None:
+    state.pencilled += change
+    state.accounts.of(job.record.spec.tenant).pencilled += change
 
 
 def rub_out(state: State, job: LiveJob) -> Worker | None:
@@ -71,6 +77,7 @@ def rub_out(state: State, job: LiveJob) -> Worker | None:
         return None
     worker = state.fleet.leave_seat(job.pencilled, state.now)
     job.pencilled = None
+    _count_pencilled(state, job, -1)
     state.touch(worker)
     return worker
 

@@ -15,7 +15,7 @@ from llorch.core.events import (
 )
 from llorch.core.fleet import Worker
 from llorch.core.job import Failure, FailureKind, JobState
-from llorch.core.placement import serveable
+from llorch.core.placement import REFUSALS_AWAITED, serveable
 from llorch.core.state import LiveJob, State
 from llorch.core.timers import Bell
 from llorch.core.worker import WorkerSpec, WorkerState
@@ -182,6 +182,8 @@ def _draw_conclusions(state: State, worker: Worker, failure: Failure) -> None:
             # One that sends everybody away, whatever it says, is asked less and less often.
             longer_s = state.settings.backoff_first_s * 2.0 ** min(worker.refusals, REFUSALS_COUNTED_MAX)
             worker.refusals += 1
+            if worker.refusals == REFUSALS_AWAITED:
+                state.shaken[worker.spec.model] = None
             rest_s = max(rest_s, min(longer_s, state.settings.backoff_max_s))
             worker.rests_until = state.now + min(rest_s, errors.RETRY_AFTER_MAX_S)
             state.fleet.refresh(worker, state.now)

@@ -20,6 +20,8 @@ from llorch.core.queue import Shape
 from llorch.core.worker import WorkerState
 
 CANDIDATES_MAX = 8
+# One that sent so many away in a row, whatever it says of itself, is not what second choices stand back for.
+REFUSALS_AWAITED = 2
 Reasons = list[tuple[str, str]]
 
 
@@ -88,7 +90,10 @@ def usable(fleet: Fleet, worker: Worker) -> bool:
 
 def better_known(fleet: Fleet, shape: Shape) -> bool:
     """Some ready worker, perhaps busy, fits fully: second choices have to stand back."""
-    return any(fits(shape, worker) and usable(fleet, worker) for worker in fleet.ready(shape.lane))
+    return any(
+        fits(shape, worker) and usable(fleet, worker) and worker.refusals < REFUSALS_AWAITED
+        for worker in fleet.ready(shape.lane)
+    )
 
 
 def serveable(fleet: Fleet, shape: Shape) -> bool:

@@ -146,6 +146,7 @@ class State:
         self.asked = 0
         self.utc_offset_s = 0
         self.admitting = 0
+        self.pencilled = 0
         self.sequence = 0
         self.draining = False
         self.patient_until = 0.0

@@ -103,6 +103,13 @@ def too_many(state: State, spec: JobSpec) -> Refusal | None:
     return Refusal(errors.QuotaExceeded.code, message)
 
 
+def left_waiting(state: State, spec: JobSpec) -> bool:
+    """More of its jobs wait than may, not counting those with a pencilled seat."""
+    account = state.accounts.of(spec.tenant)
+    most = account.limits.queued_max
+    return most is not None and account.waiting - account.pencilled > most
+
+
 def may_start(state: State, spec: JobSpec) -> bool:
     """The tenant has not as many jobs running as it may."""
     return not state.accounts.of(spec.tenant).at_limit

@@ -53,7 +53,7 @@ def _number(setting: Setting, raw: object, where: str) -> Any:
     value = config.convert(setting, raw, where)
     low = 1 if setting.kind is Kind.INTEGER else 0.001
     if not low <= value <= NUMBER_MAX:
-        raise ConfigError(f"{where}: must be {low} or more")
+        raise ConfigError(f"{where}: must be from {low} to {NUMBER_MAX:g}")
     return value
 
 

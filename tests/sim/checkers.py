@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from sim.tenancy import Books
+from sim.violation import Violation
+
 from llorch.base.ids import JobId, ModelId, WorkerId
 from llorch.core import effects as to_do
 from llorch.core import events as happened
@@ -12,6 +15,7 @@ from llorch.core.brain import BrainSettings
 from llorch.core.effects import Effect, Record
 from llorch.core.events import Event
 from llorch.core.job import JobRecord, JobSpec, JobState, Priority
+from llorch.core.policy import Hook
 from llorch.core.worker import WorkerState
 
 if TYPE_CHECKING:
@@ -32,10 +36,6 @@ FAILURES = {
 }
 
 
-class Violation(AssertionError):
-    """A promise was broken."""
-
-
 class Checkers:
     """Each method is told one kind of step; a broken promise raises Violation."""
 
@@ -50,9 +50,11 @@ class Checkers:
         self.finished: Counter[JobId] = Counter()
         self.idle_since: dict[JobId, float] = {}
         self.seats: dict[tuple[JobId, int], tuple[WorkerId, float | None]] = {}
+        self.books = Books()
 
     def decided(self, event: Event, answer: list[Effect], world: World) -> None:
         """Within one answer: commits stand before what they promise, and no slot is given twice."""
+        self.books.decided(event, answer, world)
         kept: set[JobId] = set(world.jobs)
         for effect in answer:
             if isinstance(effect, to_do.Persist) and isinstance(effect.record, JobRecord):
@@ -96,6 +98,7 @@ class Checkers:
 
     def committed(self, record: Record, world: World) -> None:
         """States in the store: one ending a job, nothing after it."""
+        self.books.written(record)
         if not isinstance(record, JobRecord):
             return
         job_id = record.spec.job_id
@@ -111,10 +114,12 @@ class Checkers:
             raise Violation(f"{job_id} stored as {record.state.value}")
 
     def written(self, world: World) -> None:
-        """After a whole commit: the waiting line is bounded."""
+        """After a whole commit: the waiting line is bounded. A script may hold back one more for each slot."""
         waiting = [r for r in world.jobs.values() if r.state is JobState.QUEUED and r.attempts == 0]
-        if len(waiting) > self.settings.queue_capacity:
-            raise Violation(f"{len(waiting)} jobs wait, {self.settings.queue_capacity} may")
+        scripted = Hook.CHOOSE_WORKER in world.scripted_ever
+        asked = sum(worker.spec.slots_total for worker in world.workers) if scripted else 0
+        if len(waiting) > self.settings.queue_capacity + asked:
+            raise Violation(f"{len(waiting)} jobs wait, {self.settings.queue_capacity} and {asked} asked about may")
 
     def _check_ending(self, record: JobRecord, world: World) -> None:
         job_id, ending = record.spec.job_id, record.ending
@@ -232,5 +237,6 @@ class Checkers:
             raise Violation(f"never ended: {left}")
         if not self.accepted <= self.stored:
             raise Violation(f"accepted and lost: {self.accepted - self.stored}")
+        self.books.judge(self.ended, len(self.away))
         if world.brain is not None and any(world.brain.job(job_id) for job_id in self.ended):
             raise Violation("an ended job is still live")

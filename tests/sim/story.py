@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
+from sim import tenancy
 from sim.world import FAULTS_END_S, FakeWorker, World
 
-from llorch.base.ids import JobId, ModelId, PoolId, SessionId, WorkerId
+from llorch.base.ids import JobId, ModelId, PoolId, WorkerId
 from llorch.core import events as happened
 from llorch.core.job import JobSpec, OnDisconnect, Priority, Wishes
 from llorch.core.policy import Hook
@@ -29,6 +30,8 @@ FAULTS = (
     "crash",
     "stop",
     "script",
+    "tenants",
+    "session",
 )
 MODELS = (ModelId("red"), ModelId("blue"))
 
@@ -49,6 +52,10 @@ def fill(world: World) -> None:
         world.later(at, partial(_client, world, number))
     if rng.random() < 0.5:
         world.load_script(_hooks(world))
+    if rng.random() < 0.5:
+        world.read_tenants(tenancy.limits(world))
+        for _ in range(rng.randint(0, 3)):
+            world.later(rng.uniform(0.0, FAULTS_END_S), lambda: world.tell(tenancy.session_event(world)))
     for _ in range(rng.randint(0, 6)):
         world.later(rng.uniform(0.5, FAULTS_END_S), partial(_fault, world))
     world.later(FAULTS_END_S + 0.001, lambda: _mend(world))
@@ -89,7 +96,8 @@ def _client(world: World, number: int) -> None:
         model=rng.choice((*MODELS, *MODELS, None, ModelId("unheard-of"))),
         max_tokens=rng.choice((None, 20, 20, 90, 300)),
         priority=rng.choice((Priority.INTERACTIVE, Priority.BATCH)),
-        session_id=rng.choice((None, SessionId("s"))),
+        tenant=rng.choice(tenancy.TENANTS),
+        session_id=rng.choice((None, *tenancy.SESSIONS)),
         timeout_s=rng.choice((None, None, None, 2.0, 8.0)),
         wishes=_wishes(world),
         idempotency_key=rng.choice((None, None, f"key-{number % 3}")),
@@ -150,6 +158,10 @@ def _fault(world: World) -> None:
         world.tell(happened.PoolRegistered(worker.spec.pool, draining=rng.random() < 0.5))
     elif kind == "script":
         world.load_script(_hooks(world))
+    elif kind == "tenants":
+        world.read_tenants(tenancy.limits(world))
+    elif kind == "session":
+        world.tell(tenancy.session_event(world))
     elif kind == "disk":
         world.disk_full_until = world.now + rng.uniform(0.1, 4.0)
     elif kind == "stop":
@@ -166,5 +178,6 @@ def _mend(world: World) -> None:
         if not worker.alive or worker.draining or worker.hung_until > world.now or worker.silent_until > world.now:
             world.kill(worker)
             world.later(0.1, partial(world.start, worker))
+    world.read_tenants(happened.TenantsRead({}))
     for pool in ("p0", "p1", "p2"):
         world.later(4.0, partial(world.tell, happened.PoolRegistered(PoolId(pool))))

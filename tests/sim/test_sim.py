@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from sim import story
-from sim.checkers import Violation
+from sim.violation import Violation
 from sim.world import World
 
 from llorch.core.brain import Brain, BrainSettings
 from llorch.core.effects import Accept, Dispatch, Effect, Finish, Persist
-from llorch.core.events import Event, JobNotStored
+from llorch.core.events import Event, JobNotStored, Restarted, TenantsRead
 from llorch.core.job import JobRecord
 
 CHUNKS = 10
@@ -110,7 +112,24 @@ class Stubborn(Brain):
         return [] if isinstance(event, JobNotStored) else super().decide(event, now)
 
 
-@pytest.mark.parametrize("broken", [Forgetful, Hasty, Stutterer, Doubler, Sleeper, Stubborn])
+class Generous(Brain):
+    """Knows no limits of tenants."""
+
+    def decide(self, event: Event, now: float) -> list[Effect]:
+        return super().decide(TenantsRead({}) if isinstance(event, TenantsRead) else event, now)
+
+
+class Amnesiac(Brain):
+    """Does not look at what was used before the restart."""
+
+    def decide(self, event: Event, now: float) -> list[Effect]:
+        return super().decide(replace(event, usage=()) if isinstance(event, Restarted) else event, now)
+
+
+BROKEN = [Forgetful, Hasty, Stutterer, Doubler, Sleeper, Stubborn, Generous, Amnesiac]
+
+
+@pytest.mark.parametrize("broken", BROKEN)
 def test_a_broken_brain_is_found_and_the_line_that_replays_it_is_printed(broken: type[Brain]) -> None:
     """The judges are not asleep: each broken promise is found within a few histories, with its replay line."""
     with pytest.raises(Violation) as found:

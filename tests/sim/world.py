@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random
 from typing import Protocol
@@ -25,6 +25,7 @@ from llorch.core.effects import Effect
 from llorch.core.events import Event
 from llorch.core.job import Failure, FailureKind, JobRecord, JobSpec, Result
 from llorch.core.policy import Hook
+from llorch.core.tenant import DAY_S
 from llorch.core.worker import Load, WorkerRecord, WorkerSpec
 from llorch.orchestratord.owed import Owed
 
@@ -89,7 +90,8 @@ class World:
 
     def __init__(self, seed: int, make_brain: Callable[[BrainSettings], Thinker]) -> None:
         self.rng = Random(seed)
-        self.now = 1000.0
+        # Some histories see midnight (UTC) pass.
+        self.now = 1000.0 if seed % 3 else 3 * DAY_S - 5.0
         self.began = self.now
         self.make_brain = make_brain
         self.brain: Thinker | None = self._new_brain()
@@ -108,6 +110,8 @@ class World:
         self.model_told: dict[JobId, ModelId] = {}
         self.disk_full_until = 0.0
         self.script: frozenset[Hook] = frozenset()
+        self.scripted_ever: frozenset[Hook] = frozenset()
+        self.limits = happened.TenantsRead({})
         self.owed = Owed()
         self.checkers = Checkers(SETTINGS)
         self.history: list[str] = []
@@ -257,7 +261,13 @@ class World:
     def load_script(self, hooks: frozenset[Hook]) -> None:
         """A script with these hooks takes the place of the one before."""
         self.script = hooks
+        self.scripted_ever |= hooks
         self.tell(happened.PolicyLoaded(hooks, "fake.star"))
+
+    def read_tenants(self, limits: happened.TenantsRead) -> None:
+        """These limits hold from now on, after a restart as well."""
+        self.limits = limits
+        self.tell(limits)
 
     def _ask(self, ask: to_do.Ask) -> None:
         """A script of moods: it answers, fails, says nothing, or comes too late; a sound one after the faults."""
@@ -284,6 +294,7 @@ class World:
         self.owed = Owed()
         self.checkers.crashed()
         for key, relay in self.relays.items():
+            relay.open = False  # what is on its way may still arrive, but nobody is told
             self.later(self.soon(), partial(relay.worker.running.pop, key, None))
         self.relays = {}
         self.later(self.rng.uniform(0.05, 3.0), self._restart)
@@ -296,12 +307,14 @@ class World:
     def _restart(self) -> None:
         self.brain = self._new_brain()
         live = sorted((r for r in self.jobs.values() if not r.state.terminal), key=lambda r: r.sequence)
+        self.tell(self.limits)
         self.tell(
-            happened.Restarted(
-                tuple(live),
-                tuple(self.worker_records.values()),
-                tuple(happened.PoolRegistered(pool, draining) for pool, draining in self.pools.items()),
-                {
+            replace(
+                self.checkers.books.restored(),
+                jobs=tuple(live),
+                workers=tuple(self.worker_records.values()),
+                pools=tuple(happened.PoolRegistered(pool, draining) for pool, draining in self.pools.items()),
+                relayed={
                     job_id: happened.Relayed(len(self.frames[job_id]), len(self.frames[job_id]), model)
                     for job_id, model in self.model_told.items()
                 },

@@ -1,0 +1,5 @@
+"""What judges raise."""
+
+
+class Violation(AssertionError):
+    """A promise was broken."""
