@@ -32,6 +32,7 @@ JUMPS_MAX = 8
 READ_SIZE_MAX = 64 << 10
 # Login scripts may talk before our command says its process id, but not for ever.
 MARK_WITHIN_BYTES = 16 << 10
+ANSWER_SIZE_MAX = 1 << 20
 # A command that is told to stop gets INT, then TERM, then KILL, each with this much time: a spawn that is interrupted
 # stops its worker first, which may take 5 s.
 STOP_STEPS = (("INT", 8.0), ("TERM", 3.0), ("KILL", 1.0))
@@ -47,6 +48,15 @@ class _SeenKey:
     algorithm: str
     fingerprint: str
     is_changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How a command ended and what it printed."""
+
+    code: int
+    out: str
+    err: str
 
 
 class Remote:
@@ -99,6 +109,41 @@ class Remote:
             if not finished:
                 await self._stop(process, mark.pid)
         return self._exit_code(process)
+
+    async def ask(self, argv: Sequence[str], *, stdin: bytes = b"") -> Answer:
+        """Run one command that says little; what it said. Raises as `run`, and SshFailed when it says too much."""
+        out, err = bytearray(), bytearray()
+
+        def keep(into: bytearray) -> Sink:
+            def sink(data: bytes) -> None:
+                if len(into) + len(data) > ANSWER_SIZE_MAX:
+                    raise SshFailed(f"{self.target.name}: the answer to {argv[0]} is too large")
+                into.extend(data)
+
+            return sink
+
+        code = await self.run(argv, out=keep(out), err=keep(err), stdin=stdin)
+        return Answer(code, out.decode("utf-8", "replace"), err.decode("utf-8", "replace"))
+
+    @asynccontextmanager
+    async def open_sftp(self) -> AsyncIterator[asyncssh.SFTPClient]:
+        """File transfer over this connection. Raises SshFailed when the server has none, or when it fails inside."""
+        import asyncssh
+
+        try:
+            async with asyncio.timeout(LOGIN_TIMEOUT_S):
+                client = await self._connection.start_sftp_client()
+        except (OSError, asyncssh.Error, TimeoutError) as error:
+            mend = "enable 'Subsystem sftp internal-sftp' in its sshd_config"
+            raise SshFailed(f"{self.target.name}: its SSH server offers no SFTP: {mend}") from error
+        try:
+            async with client:
+                yield client
+        except asyncssh.SFTPError as error:
+            why = f"copying failed: {error.reason or type(error).__name__} (is its disk full?)"
+            raise SshFailed(f"{self.target.name}: {why}") from error
+        except asyncssh.Error as error:
+            raise _failed(self.target, error) from error
 
     async def _start(self, line: bytes) -> asyncssh.SSHClientProcess[bytes]:
         import asyncssh
