@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -51,7 +50,7 @@ def _linux() -> Iterator[tuple[int, str, str, set[str]]]:
         if not folder.name.isdecimal():
             continue
         try:
-            program = os.readlink(folder / "exe")
+            program = str((folder / "exe").readlink())
             lines = (folder / "maps").read_text(errors="surrogateescape").splitlines()
             command = (folder / "cmdline").read_bytes()[:_COMMAND_BYTES_MAX]
         except OSError:

@@ -73,12 +73,6 @@ async def _check(remote: Remote, program: Program, folder: str) -> None:
         raise HostError(f"the copy in {folder} does not match its checksum there: run the same command again")
 
 
-def install_argv(folder: str, prefix: str | None) -> list[str]:
-    """Runs the copied program's own `self install`; it unpacks itself beside the copy, since /tmp may be noexec."""
-    chosen = [] if prefix is None else ["--prefix", prefix]
-    return ["env", f"TMPDIR={folder}", f"{folder}/llorch", "self", "install", *chosen]
-
-
 def last_line(text: str) -> str:
     """The last line of what a command said, without our own lead; for a message of one line."""
     lines = [line for line in text.splitlines() if line.strip()]

@@ -14,7 +14,7 @@ from llorch.base import config
 from llorch.base.errors import LlorchError, UsageError
 from llorch.host import quote, ssh
 from llorch.host.targets import SshTarget, find_targets
-from llorch.remote import spawn, terminal
+from llorch.remote import skew, spawn, terminal
 
 HOSTS_AT_ONCE_MAX = 16
 OUTPUT_SIZE_MAX = 64 << 20
@@ -22,6 +22,7 @@ OUTPUT_SIZE_MAX = 64 << 20
 Work = Callable[[SshTarget, ssh.Sink, ssh.Sink], Awaitable[int]]
 _HELP = """\
 usage: llorch pool COMMAND [ARGUMENT ...] --host HOST[,HOST ...|all]
+       llorch pool install|upgrade|rollback|uninstall --host HOST[,HOST ...|all]
        llorch pool register NAME --host HOST [--user USER] [--port N] [--path FILE]
 
 Runs any llorch-pool command on other machines over SSH; without --host, on this one.
@@ -79,12 +80,22 @@ def split_hosts(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 async def _run(
     target: SshTarget, words: Sequence[str], spawning: spawn.Spawning | None, out: ssh.Sink, err: ssh.Sink
 ) -> int:
+    watch = skew.Watch() if list(words[:1]) == ["status"] else None
+
+    def read_along(data: bytes) -> None:
+        if watch is not None:
+            watch.feed(data)
+        out(data)
+
     async with ssh.connect(target) as remote:
         stdin = b""
         if spawning is not None:
             words, stdin = spawning.words, spawning.stdin_line(remote.local_address, await remote.server_address())
         argv = quote.pool_argv(words, program=target.program, env=terminal.for_remote(os.environ))
-        return await remote.run(argv, out=out, err=err, stdin=stdin)
+        code = await remote.run(argv, out=read_along, err=err, stdin=stdin)
+    if watch is not None and (warning := watch.warning(target.name)) is not None:
+        terminal.tell(warning)
+    return code
 
 
 async def _one(target: SshTarget, work: Work) -> int:
