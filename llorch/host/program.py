@@ -77,10 +77,10 @@ def choose(wanted: Platform, binary: Path | None) -> Program:
     Raises HostError that says how to get one.
     """
     if binary is not None:
-        named = load(binary)
-        if named.platform not in (None, wanted):
-            raise HostError(f"{binary} is for {named.platform}, and the host is {wanted}")
-        return named
+        platform = platform_in(binary)
+        if platform not in (None, wanted):
+            raise HostError(f"{binary} is for {platform}, and the host is {wanted}")
+        return load(binary)
     if runtime.is_frozen() and (own := _running()).platform == wanted:
         return own
     built = _beside() / "dist" / str(wanted) / "llorch"
@@ -105,14 +105,9 @@ def _beside() -> Path:
 @functools.cache
 def load(path: Path) -> Program:
     """The program in one file. Raises HostError when it is none, or a damaged one."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(32)
-        size = path.stat().st_size
-        sha256 = sha256_of(path)
-    except OSError as error:
-        raise HostError(f"cannot read {path}: {error.strerror}") from error
-    platform = _platform_in(head, path)
+    platform = platform_in(path)
+    size = path.stat().st_size
+    sha256 = sha256_of(path)
     facts = {} if platform is None else _build_facts(path)
     part = Part("llorch", path, size, sha256, is_executable=True)
     return Program(path, (part,), sha256, platform, _glibc(facts.get("glibc")), _text(facts.get("build_id")))
@@ -124,8 +119,13 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _platform_in(head: bytes, path: Path) -> Platform | None:
-    """What the first bytes say; None for a script. Raises HostError for anything else."""
+def platform_in(path: Path) -> Platform | None:
+    """What the first bytes of the file say; None for a script. Raises HostError for anything else."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(32)
+    except OSError as error:
+        raise HostError(f"cannot read {path}: {error.strerror}") from error
     if head.startswith(b"#!"):
         return None
     if head.startswith(b"\x7fELF\x02\x01") and len(head) >= 20:
@@ -164,8 +164,7 @@ def _load_folder(folder: Path) -> Program:
             facts = path.stat()
             name = str(path.relative_to(folder))
             parts.append(Part(name, path, facts.st_size, sha256_of(path), bool(facts.st_mode & 0o100)))
-    with open(parts[0].path, "rb") as file:
-        platform = _platform_in(file.read(32), parts[0].path)
+    platform = platform_in(parts[0].path)
     try:
         sha256 = (folder / ORIGIN_SHA256).read_text().strip()
     except FileNotFoundError:

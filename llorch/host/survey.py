@@ -116,7 +116,7 @@ class HostFacts:
 
 def parse(output: str) -> HostFacts:
     """The facts in what the command printed, whatever login scripts printed around them. Raises HostError."""
-    rows = [line[1:].partition("=") for line in output.splitlines() if line.startswith(_LEAD)]
+    rows = [line[1:].partition("=") for line in output.split("\n") if line.startswith(_LEAD)]
     one = {key: value.strip() for key, _, value in rows}
     if "end" not in one:
         raise HostError("it does not answer a POSIX shell's commands")

@@ -41,7 +41,7 @@ async def copied(remote: Remote, program: Program, cache: str, shown: Shown) -> 
 
 async def _make_folder(remote: Remote, cache: str) -> str:
     answer = await remote.ask(["/bin/sh", "-c", _MAKE, "sh", cache, UPLOAD_PREFIX])
-    made = [line[1:] for line in answer.out.splitlines() if line.startswith("\x1e")]
+    made = [line[1:] for line in answer.out.split("\n") if line.startswith("\x1e")]
     if answer.code != 0 or not made:
         raise HostError(f"cannot create a folder in {cache} there: {last_line(answer.err)}")
     return made[-1]

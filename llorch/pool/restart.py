@@ -72,7 +72,8 @@ def _as_spawned(home: Home, record: WorkerRecord) -> tuple[argparse.Namespace, H
 
 def _flags_of_old(record: WorkerRecord) -> Sequence[str]:
     """What the record of an older version tells; its other settings become the defaults."""
-    print(f"{record.worker_id} was started by an older version: its slots and the like are defaults now", file=sys.stderr)
+    note = f"{record.worker_id} was started by an older version: its slots and the like are the defaults now"
+    print(note, file=sys.stderr)
     flags = ["--worker-id", record.worker_id, "--model", record.model, "--backend", record.backend]
     flags += ["--port", str(record.port), "--bind", urlsplit(record.url).hostname or LOOPBACK]
     return flags if record.gpu is None else [*flags, "--gpu", str(record.gpu)]
