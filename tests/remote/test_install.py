@@ -111,7 +111,7 @@ def test_hosts_that_cannot_run_it_refuse_in_one_line(host: Sshd, tmp_path: Path)
     for words, why in rows:
         done = pool(host, "install", *words)
         assert done.code == 1 and why in done.err, done
-        assert [line for line in done.err.splitlines() if "copying" not in line][0].startswith("llorch: pool-a: ")
+        assert next(line for line in done.err.splitlines() if "copying" not in line).startswith("llorch: pool-a: ")
     assert [name for name in remains(host) if "upload" in name or name.endswith("/llorch")] == []
 
 
