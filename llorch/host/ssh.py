@@ -7,7 +7,6 @@ SSH itself is SshFailed with the command that mends it; the exit code of the rem
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llorch.base.errors import LlorchError, SshFailed
-from llorch.host import quote, runtime
+from llorch.host import host_keys, quote, runtime
 from llorch.host.targets import SshTarget
 
 if TYPE_CHECKING:
@@ -38,16 +37,6 @@ ANSWER_SIZE_MAX = 1 << 20
 STOP_STEPS = (("INT", 8.0), ("TERM", 3.0), ("KILL", 1.0))
 
 Sink = Callable[[bytes], None]
-
-
-@dataclass(frozen=True, slots=True)
-class _SeenKey:
-    """A host key that known_hosts does not hold for this host."""
-
-    entry: str
-    algorithm: str
-    fingerprint: str
-    is_changed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,19 +245,26 @@ async def _open(
     if depth > JUMPS_MAX:
         raise SshFailed(f"{target.name}: more than {JUMPS_MAX} jump hosts; does ProxyJump name itself?")
     options = _options(target)
+    files = host_keys.files(options)
+    configured = options.config.get("ConnectTimeout")
+    connect_s = float(configured) if isinstance(configured, int) and configured > 0 else CONNECT_TIMEOUT_S
     for hop in _jumps(options) if through is None else []:
         through = await _open(hop, hops, through, depth + 1)
-    seen: list[_SeenKey] = []
+    seen: list[host_keys.SeenKey] = []
     try:
         connection = await asyncio.wait_for(
             asyncssh.connect(
                 target.host,
                 tunnel=through,
                 options=options,
-                client_factory=lambda: _host_key_witness(options, seen),
+                known_hosts=files or b"",
+                connect_timeout=connect_s,
+                client_factory=lambda: host_keys.witness(files, seen),
             ),
-            CONNECT_TIMEOUT_S + LOGIN_TIMEOUT_S,
+            connect_s + LOGIN_TIMEOUT_S,
         )
+    except TimeoutError as error:
+        raise SshFailed(f"{target.name}: no answer within {connect_s:g} s") from error
     except (OSError, asyncssh.Error, ValueError) as error:
         raise _failed(target, error, seen[0] if seen else None) from error
     hops.push_async_callback(connection.wait_closed)
@@ -314,27 +310,7 @@ def _jumps(options: asyncssh.SSHClientConnectionOptions) -> list[SshTarget]:
     return hops
 
 
-def _host_key_witness(options: asyncssh.SSHClientConnectionOptions, seen: list[_SeenKey]) -> asyncssh.SSHClient:
-    """A client that refuses every key known_hosts does not hold, and notes it for the message."""
-    import asyncssh
-
-    class Witness(asyncssh.SSHClient):
-        def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
-            entry = host if port == 22 else f"[{host}]:{port}"
-            files = options.known_hosts or _default_known_hosts()
-            known = bool(files) and bool(asyncssh.match_known_hosts(files, host, addr, port)[0])
-            seen.append(_SeenKey(entry, key.get_algorithm(), key.get_fingerprint(), known))
-            return False
-
-    return Witness()
-
-
-def _default_known_hosts() -> list[str]:
-    path = os.path.expanduser("~/.ssh/known_hosts")  # noqa: PTH111 - asyncssh resolves it this way, too
-    return [path] if os.access(path, os.R_OK) else []
-
-
-def _failed(target: SshTarget, error: Exception, key: _SeenKey | None = None) -> LlorchError:
+def _failed(target: SshTarget, error: Exception, key: host_keys.SeenKey | None = None) -> LlorchError:
     """What went wrong, and the command that mends it."""
     import shlex
 
@@ -355,8 +331,6 @@ def _failed(target: SshTarget, error: Exception, key: _SeenKey | None = None) ->
         why = f"permission denied: no key of yours is accepted there. To install one, run: {copy}"
     elif isinstance(error, ConnectionRefusedError):
         why = "connection refused: nothing listens on that port"
-    elif isinstance(error, TimeoutError):
-        why = f"no answer within {CONNECT_TIMEOUT_S:.0f} s"
     else:
         why = getattr(error, "reason", "") or getattr(error, "strerror", "") or str(error) or type(error).__name__
     return SshFailed(f"{target.name}: {why}")

@@ -64,7 +64,7 @@ def test_the_same_build_is_known_by_hash_or_build_id() -> None:
 
 
 def test_what_a_file_is(tmp_path: Path) -> None:
-    """Scripts run anywhere; ELF and Mach-O name their processor; anything else, and an ELF that is not ours, is none."""
+    """Scripts run anywhere; ELF and Mach-O name their processor; anything else, and an ELF not ours, is refused."""
     script, elf, mach, text = (tmp_path / name for name in ("script", "elf", "mach", "text"))
     script.write_bytes(b"#!/bin/sh\n")
     elf.write_bytes(b"\x7fELF\x02\x01\x01" + bytes(11) + b"\xb7\x00" + bytes(44))
