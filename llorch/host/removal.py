@@ -51,14 +51,14 @@ def plan(env: Mapping[str, str], prefix: Path | None, data: Data) -> Removal:
     where, cache = install.places(env, prefix), config.cache_dir(env)
     installed, unpacked = prune.installed_in(where.versions), prune.unpacked_in(cache)
     shared = cores.shared_path()
-    lockers = sorted(cache.glob(".lock-*"))
-    half_made = [*prune.half_made_in(cache), *prune.half_made_in(where.versions)]
     ours = {os.getpid(), os.getppid()}  # the one file's two processes
-    users = [u for u in in_use.users([*installed, *unpacked, *([shared] if shared else [])]) if u.pid not in ours]
-    ending = [user for user in users if user.folders - {shared}]
-    # Workers of another installation share it, too; then it stays.
-    is_ours_alone = shared is not None and shared.exists() and len(ending) == len(users)
-    folders = [*unpacked, *half_made, *lockers, *([shared] if shared and is_ours_alone else []), *installed]
+    places = [*installed, *unpacked, *([shared] if shared is not None and shared.exists() else [])]
+    users = [user for user in in_use.users(places) if user.pid not in ours]
+    ending = [user for user in users if user.runs_from is not None]
+    # What a program that is not ours to end has mapped stays: another prefix may share the cache.
+    staying = {folder for user in users if user.runs_from is None for folder in user.folders}
+    half_made = [*prune.half_made_in(cache), *prune.half_made_in(where.versions)]
+    folders = [*half_made, *sorted(cache.glob(".lock-*")), *(place for place in places if place not in staying)]
     data_places = _data(env) if data is Data.PURGE else []
     return Removal(tuple(ending), tuple(_links(where)), tuple(folders), tuple(data_places))
 

@@ -107,7 +107,7 @@ def test_register_keeps_the_rest_of_the_file(tmp_path: Path) -> None:
 
 
 def test_a_profile_holds_what_other_parts_need(tmp_path: Path) -> None:
-    """--mac is kept for waking the machine; values that nobody could use are refused by name, also by hand-made files."""
+    """--mac is kept for waking the machine; values that nobody could use are refused by name."""
     path = tmp_path / ".config" / "llorch" / "llorch.toml"
     assert register("box", "--mac", "52:54:00:ab:cd:ef", "--label", "gpu") == 0
     assert tomllib.loads(path.read_text())["pools"]["box"]["mac"] == "52:54:00:ab:cd:ef"
