@@ -24,7 +24,7 @@ near() { d=$1; while [ ! -d "$d" ] && [ "$d" != / ]; do d=$(dirname "$d"); done;
 look() {
   near "$2"; say "$1" "$2"; t=$d/.llorch-probe-$$; s=unwritable
   df -Pk "$d" 2>/dev/null | while read -r fs size used free rest; do
-    case $free in *[!0-9]*|'') ;; *) say "$1.free_kib" "$free"; say "$1.mount" "$fs ${rest#* }" ;; esac
+    case $size.$free in 0.*|*[!0-9.]*|*.) ;; *) say "$1.free_kib" "$free"; say "$1.mount" "$fs ${rest#* }" ;; esac
   done
   if (printf '#!/bin/sh\n' >"$t" && chmod 700 "$t") 2>/dev/null; then
     s=noexec; if ("$t") >/dev/null 2>&1; then s=ok; fi

@@ -26,6 +26,7 @@ from llorch.pool.terminal import Terminal
 from llorch.pool.workers import add_grace
 
 _STOP_GRACE_S = 5.0
+_ANSWER_S = 5.0
 
 
 def restart_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,7 +85,7 @@ def _end(home: Home, record: WorkerRecord, token: str, grace_s: float) -> proces
     from llorch.client.worker import WorkerClient
 
     with contextlib.suppress(LlorchError):  # one that does not answer is stopped by signals
-        WorkerClient(record.url, token=token or worker_token.find(os.environ)).drain()
+        WorkerClient(record.url, token=token or worker_token.find(os.environ)).drain(_ANSWER_S)
         if process.wait_for_end(record.pid, record.start_time, grace_s):
             records.remove(home, record.worker_id)
             return process.Outcome.STOPPED

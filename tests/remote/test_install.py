@@ -99,7 +99,7 @@ def test_hosts_that_cannot_run_it_refuse_in_one_line(host: Sshd, tmp_path: Path)
     mac = tmp_path / "mac"
     mac.write_bytes(bytes.fromhex("cffaedfe0c000001") + bytes(64))
     good = stand_in.write(tmp_path / "good", BUILDS[0])
-    broken = stand_in.write(tmp_path / "broken", BUILDS[1], extra='echo "version \'GLIBC_2.99\' not found" >&2; exit 1')
+    broken = stand_in.write(tmp_path / "broken", BUILDS[1], extra="echo \"version 'GLIBC_2.99' not found\" >&2; exit 1")
     rows = [
         (("--binary", str(text)), "not a program"),
         (("--binary", str(mac)), "is for darwin-aarch64, and the host is linux-"),
