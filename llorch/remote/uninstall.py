@@ -32,6 +32,7 @@ def uninstall(arguments: argparse.Namespace) -> int:
     """JSON of one host: {state: removed|absent, processes, removed}."""
     targets = targets_of(arguments)
     if not arguments.yes and not _may_stop(targets, arguments):
+        terminal.tell("nothing was touched")
         return 1
     installer = Installer(None, arguments.prefix, alone=len(targets) == 1)
 
