@@ -59,7 +59,8 @@ async def _send(remote: Remote, program: Program, folder: str, shown: Shown) -> 
             def advance(source: bytes, target: bytes, done_bytes: int, total_bytes: int, before: int = before) -> None:
                 shown(before + done_bytes)
 
-            await sftp.put(str(part.path), place, progress_handler=advance)
+            # Our own file is read through a link of /proc, which would be copied as one.
+            await sftp.put(str(part.path), place, follow_symlinks=True, progress_handler=advance)
             await sftp.chmod(place, 0o700 if part.is_executable else 0o600)
             done += part.size_bytes
     shown(done)

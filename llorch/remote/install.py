@@ -77,7 +77,7 @@ class Installer:
         if prefix is not None and not (prefix.startswith(("/", "~/")) and prefix.isprintable()):
             raise UsageError("--prefix must be an absolute path, or begin with ~/")
         self._binary = binary.absolute() if binary is not None else None
-        self._prefix = prefix
+        self._prefix = prefix if prefix is None else prefix.rstrip("/") or prefix
         self._alone = alone
         self._choosing = asyncio.Lock()
 

@@ -51,12 +51,14 @@ def remains(host: Sshd) -> list[str]:
 def test_it_copies_checks_installs_and_links(host: Sshd, tmp_path: Path) -> None:
     """The file arrives whole, runs its own `self install`, and llorch-pool is found from then on; no copy stays."""
     file = stand_in.write(tmp_path / "llorch-1", BUILDS[0], filler_bytes=3 << 20)
+    (tmp_path / "link").symlink_to(file)
+    file = tmp_path / "link"
     done = pool(host, "install", "--binary", str(file))
     assert done.code == 0, done.err
     assert "installed llorch 0.1.0 (build aaaaaaaaaaaa)" in done.out and "3.1 MB copied" in done.out
-    assert "100 % of 3.1 MB" in done.err
+    assert "100 % of 3.1 MB" in done.err and done.err.count("copying [") >= 5
     installed = host.remote_home / ".local" / "lib" / "llorch" / f"0.1.0-{BUILDS[0]}" / "llorch"
-    assert stand_in.sha256(installed) == stand_in.sha256(file)
+    assert stand_in.sha256(installed) == stand_in.sha256(file) and not installed.is_symlink()
     assert list((host.remote_home / ".cache" / "llorch").iterdir()) == []
     assert pool(host, "worker", "list").code == 0
 
