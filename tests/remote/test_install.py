@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import shutil
 import signal
 import subprocess
 import threading
@@ -187,6 +189,36 @@ def test_the_profile_may_need_a_path(host: Sshd, tmp_path: Path) -> None:
     assert f"llorch pool register pool-a --path {host.remote_home}/odd place/bin/llorch-pool" in done.err
     assert (host.remote_home / "odd place" / "bin" / "llorch").exists()
     assert pool(host, "install", "--binary", str(file), "--prefix", "relative").code == 2
+
+
+def answered(host: Sshd, answer: bytes) -> tuple[int, str]:
+    """`pool uninstall` on a terminal where a person types `answer`; its exit code and what it asked."""
+    ours, theirs = pty.openpty()
+    try:
+        words = [*program(), "pool", "uninstall", "--host", "pool-a"]
+        asking = subprocess.Popen(words, env=host.env, stdin=theirs, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        os.write(ours, answer)
+        asked = asking.communicate(timeout=60)[1]
+        return asking.returncode, asked.decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+def test_uninstall_asks_before_it_stops_anything(host: Sshd, tmp_path: Path) -> None:
+    """On a terminal it names what runs there: no leaves all as it was, yes ends and removes it."""
+    pool(host, "install", "--binary", str(stand_in.write(tmp_path / "llorch-1", BUILDS[0])))
+    busy = host.remote_home / ".local" / "lib" / "llorch" / f"0.1.0-{BUILDS[0]}" / "busy"
+    shutil.copy("/bin/sleep", busy)
+    running = subprocess.Popen([busy, "600"])
+    try:
+        code, asked = answered(host, b"n\n")
+        assert code == 1 and f"process {running.pid} runs" in asked and "nothing was touched" in asked
+        assert running.poll() is None and busy.exists()
+        code, asked = answered(host, b"yes\n")
+        assert code == 0 and running.wait(10) != 0 and not busy.exists(), asked
+    finally:
+        running.kill()
 
 
 @pytest.mark.e2e
