@@ -171,8 +171,21 @@ def binaries(found: list[tuple[str, str, str]]) -> tuple[list[tuple[str, str, st
         else:
             now.append((name, str(copy), kind))
     payloads.strip([source for _, source, _ in now + later])
+    _note_glibc([Path(source) for _, source, _ in now + later])
     _write_deferred_table([(name.removeprefix(LATER), source) for name, source, _ in later])
     return now, later
+
+
+def _note_glibc(libraries: list[Path]) -> None:
+    """Add to the facts of this build the newest glibc that any of our libraries asks for, as `2.35`."""
+    wanted = {
+        (int(found[1]), int(found[2]))
+        for path in [*libraries, *(OUT / "kernels").glob("*.so")]
+        for found in re.finditer(rb"\0GLIBC_(\d+)\.(\d+)", path.read_bytes())
+    }
+    if wanted:
+        newest = max(wanted)
+        FACTS.write_text(json.dumps({**json.loads(FACTS.read_text()), "glibc": f"{newest[0]}.{newest[1]}"}))
 
 
 def is_deferred(name: str) -> bool:

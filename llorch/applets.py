@@ -101,7 +101,7 @@ REMOTE_WORDS_LATER = ("run", "bench", "service", "dev", "init")
 # Words after `llorch pool` that concern the operator's side even without --host.
 REMOTE_POOL_WORDS = ("register", "install", "uninstall", "upgrade", "rollback")
 # Words of the pool CLI that people type after a role's name (`llorch worker list`).
-POOL_WORKER_WORDS = ("list", "spawn", "stop", "stop-all", "cleanup", "logs")
+POOL_WORKER_WORDS = ("list", "spawn", "stop", "stop-all", "restart", "cleanup", "logs")
 # `llorch --model DIR --port 8001` is a worker: the flags that may stand first in such a line.
 WORKER_FLAGS = (
     *("--model", "--port", "--worker-id", "--callback-url", "--backend", "--gpu", "--bind", "--token-file"),

@@ -134,3 +134,8 @@ def worker_execute(request: ExecuteRequest) -> Call:
 def worker_cancel(job_id: str) -> Call:
     """`POST /cancel` of a worker."""
     return _post("/cancel", {"job_id": job_id})
+
+
+def worker_drain() -> Call:
+    """`POST /drain` of a worker."""
+    return _post("/drain", {})

@@ -48,6 +48,10 @@ class WorkerClient:
         """Free the job's slot."""
         return answers.json_object(http.fetch(self.endpoint, calls.worker_cancel(job_id)))
 
+    def drain(self, timeout_s: float = endpoint.ANSWER_TIMEOUT_S) -> dict[str, Any]:
+        """Have it take nothing new, finish what runs, and exit."""
+        return answers.json_object(http.fetch(self.endpoint, calls.worker_drain(), timeout_s))
+
     def health(self, timeout_s: float = endpoint.ANSWER_TIMEOUT_S) -> dict[str, Any]:
         """The worker's own view of itself."""
         return answers.json_object(http.fetch(self.endpoint, calls.health(), timeout_s))

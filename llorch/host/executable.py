@@ -105,6 +105,15 @@ def read_package(path: Path) -> Package:
     return Package(path, tuple(_parse_table(table, start)), fields[4], fields[5])
 
 
+def read_entry(package: Package, name: str) -> bytes | None:
+    """The unpacked bytes of the entry called `name`, None when there is none; for small ones."""
+    entry = next((entry for entry in package.entries if entry.name == name), None)
+    if entry is None:
+        return None
+    with open(package.path, "rb") as source:
+        return _read(source, entry)
+
+
 def _parse_table(table: bytes, start: int) -> list[Entry]:
     entries = []
     position = 0
@@ -138,15 +147,18 @@ def write_one_folder(package: Package, folder: Path, payloads: Payloads) -> Path
 
 def _extract(source: BinaryIO, entry: Entry, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    source.seek(entry.offset)
-    data = source.read(entry.stored_bytes)
-    if entry.is_compressed:
-        data = zlib.decompress(data)
+    data = _read(source, entry)
     if entry.kind == "n":
         path.symlink_to(data.rstrip(b"\0").decode())
         return
     path.write_bytes(data)
     path.chmod(0o755 if ".so" in path.name else 0o644)
+
+
+def _read(source: BinaryIO, entry: Entry) -> bytes:
+    source.seek(entry.offset)
+    data = source.read(entry.stored_bytes)
+    return zlib.decompress(data) if entry.is_compressed else data
 
 
 def _bootloader(source: BinaryIO, package: Package) -> bytes:

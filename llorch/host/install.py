@@ -1,7 +1,8 @@
 """`self install`: the running program as a one-folder install under PREFIX, with its names linked onto PATH.
 
 PREFIX/lib/llorch/<version>-<build id>/ holds the program and, inside its executable, the payloads, so that a lost cache
-can be filled again. Installing the same build twice changes nothing; another build only moves the links.
+can be filled again. Installing the same build twice changes nothing; another build only moves the links, and
+PREFIX/lib/llorch/previous then names the one before. Builds older than that go, unless a live process uses them.
 """
 
 from __future__ import annotations
@@ -15,19 +16,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import llorch
-from llorch.base.config import home_dir
+from llorch.base.config import cache_dir, home_dir
 from llorch.base.errors import HostError
-from llorch.host import executable, runtime
+from llorch.host import executable, program, prune, runtime
+
+PREVIOUS = "previous"
 
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """Where things went; `shadowed_by` is what a shell finds first instead, if that is not our link."""
+    """Where things went; `shadowed_by` is what a shell finds first instead, if that is not our link.
+
+    `previous` is the version to roll back to, `removed` the older ones and their unpacked runtimes.
+    """
 
     program: Path
     links: tuple[Path, ...]
     is_on_path: bool
     shadowed_by: Path | None
+    previous: Path | None
+    removed: tuple[Path, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +64,31 @@ def install(env: Mapping[str, str], prefix: Path | None, names: Sequence[str]) -
     try:
         if not folder.is_dir():
             _lay_out(folder)
+        _remember(where, names[0], folder)
         links = tuple(_link(where.bin_dir / name, folder / "llorch") for name in names)
         for page in (folder / "_internal" / "man").glob("*.1"):
             _link(where.man_dir / page.name, page)
+        before = previous(where)
+        removed = prune.prune(where.versions, cache_dir(env), {folder, *([before] if before else [])})
     except OSError as error:
         raise HostError(f"cannot install to {error.filename or folder}: {error.strerror or error}") from error
     found = shutil.which(names[0], path=env.get("PATH", ""))
     other = Path(found) if found and Path(found).resolve() != (folder / "llorch").resolve() else None
-    return Installed(folder / "llorch", links, _is_listed(where.bin_dir, env.get("PATH", "")), other)
+    is_on_path = _is_listed(where.bin_dir, env.get("PATH", ""))
+    return Installed(folder / "llorch", links, is_on_path, other, before, tuple(removed))
+
+
+def previous(where: Places) -> Path | None:
+    """The folder of the version before the current one, None when there is none any more."""
+    link = where.versions / PREVIOUS
+    return where.versions / link.readlink().name if link.is_symlink() and link.is_dir() else None
+
+
+def _remember(where: Places, name: str, folder: Path) -> None:
+    """Note the version that the links lead to, before they lead to `folder`."""
+    before = (where.bin_dir / name).resolve().parent
+    if before not in (folder, folder.resolve()) and before.parent == where.versions.resolve() and before.is_dir():
+        _link(where.versions / PREVIOUS, Path(before.name))
 
 
 def _is_listed(bin_dir: Path, path: str) -> bool:
@@ -79,6 +104,7 @@ def _lay_out(folder: Path) -> None:
         else:
             package = executable.read_package(executable.running_file())
             executable.write_one_folder(package, place, executable.Payloads.KEEP)
+            (place / program.ORIGIN_SHA256).write_text(program.sha256_of(package.path) + "\n")
         place.chmod(0o755)
         place.rename(folder)
     except OSError as error:

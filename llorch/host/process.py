@@ -208,6 +208,16 @@ def terminate(pid: int, start_time: float, *, grace_s: float) -> Outcome:
             os.close(handle)
 
 
+def wait_for_end(pid: int, start_time: float, timeout_s: float) -> bool:
+    """Did the process end by itself within `timeout_s`?"""
+    handle = _open_handle(pid)
+    try:
+        return not is_alive(pid, start_time) or _wait(handle, pid, start_time, timeout_s)
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
 def kill(spawned: Spawned) -> None:
     """SIGKILL, as when the machine loses power: no goodbye, no waiting. Nothing happens when it ended already."""
     handle = _open_handle(spawned.pid)

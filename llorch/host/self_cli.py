@@ -21,6 +21,12 @@ def parser(prog: str) -> argparse.ArgumentParser:
     version.add_argument("--json", action="store_true", help="as JSON")
     place = words.add_parser("install", help="lay the program out under PREFIX and link its names")
     place.add_argument("--prefix", type=Path, help="default: ~/.local, with links in $LLORCH_BIN_DIR if that is set")
+    gone = words.add_parser("uninstall", help="remove the program, its links and its cache")
+    gone.add_argument("--prefix", type=Path, help="as it was installed, default: ~/.local")
+    gone.add_argument("--purge", action="store_true", help="models, workers' records and the orchestrator's state, too")
+    gone.add_argument("--yes", action="store_true", help="end processes that run from it")
+    gone.add_argument("--dry-run", action="store_true", help="only say what there is to end and to remove")
+    gone.add_argument("--json", action="store_true", help="as JSON")
     words.add_parser("links", help="the names that install links")
     runtimes = words.add_parser("runtimes", help="the embedded runtimes and where they are unpacked")
     runtimes.add_argument("action", nargs="?", choices=["list", "unpack"], default="list")
@@ -36,6 +42,8 @@ def main(argv: list[str], *, prog: str, links: Sequence[str]) -> int:
         return _version(as_json=args.json)
     if args.word == "install":
         return _install(args.prefix, links)
+    if args.word == "uninstall":
+        return _uninstall(args)
     if args.word == "links":
         return _say(*links)
     if args.word == "runtimes":
@@ -68,6 +76,30 @@ def _install(prefix: Path | None, links: Sequence[str]) -> int:
         _say(f'{bin_dir} is not on your PATH: add  export PATH="{bin_dir}:$PATH"  to your shell profile')
     elif done.shadowed_by is not None:
         _say(f"note: your PATH finds {done.shadowed_by} first")
+    for folder in done.removed:
+        _say(f"removed {folder}, which nothing uses any more")
+    return 0
+
+
+def _uninstall(args: argparse.Namespace) -> int:
+    """JSON: {processes: [{pid, command}], removed: [path], kept: [path]}; with --dry-run `removed` is yet to go."""
+    from llorch.host import removal
+
+    found = removal.plan(os.environ, args.prefix, removal.Data.PURGE if args.purge else removal.Data.KEEP)
+    if found.users and not (args.yes or args.dry_run):
+        named = "; ".join(f"{user.pid} {user.command}" for user in found.users)
+        raise HostError(f"{len(found.users)} processes run from it ({named}): stop them, or give --yes to end them")
+    kept = [] if args.dry_run else removal.carry_out(found, os.environ, args.prefix)
+    paths = [str(path) for path in (*found.data, *found.links, *found.folders) if str(path) not in kept]
+    processes = [{"pid": user.pid, "command": user.command} for user in found.users]
+    if args.json:
+        _say(json.dumps({"processes": processes, "removed": paths, "kept": kept}))
+    else:
+        verbs = ("would end", "would remove") if args.dry_run else ("ended", "removed")
+        _say(*(f"{verbs[0]} process {user.pid}: {user.command}" for user in found.users))
+        _say(*(f"{verbs[1]} {path}" for path in paths), *([] if paths or found.users else ["nothing is installed"]))
+    if kept:
+        raise HostError(f"could not remove {', '.join(kept)}")
     return 0
 
 

@@ -7,7 +7,6 @@ SSH itself is SshFailed with the command that mends it; the exit code of the rem
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llorch.base.errors import LlorchError, SshFailed
-from llorch.host import quote, runtime
+from llorch.host import host_keys, quote, runtime
 from llorch.host.targets import SshTarget
 
 if TYPE_CHECKING:
@@ -32,6 +31,7 @@ JUMPS_MAX = 8
 READ_SIZE_MAX = 64 << 10
 # Login scripts may talk before our command says its process id, but not for ever.
 MARK_WITHIN_BYTES = 16 << 10
+ANSWER_SIZE_MAX = 1 << 20
 # A command that is told to stop gets INT, then TERM, then KILL, each with this much time: a spawn that is interrupted
 # stops its worker first, which may take 5 s.
 STOP_STEPS = (("INT", 8.0), ("TERM", 3.0), ("KILL", 1.0))
@@ -40,13 +40,12 @@ Sink = Callable[[bytes], None]
 
 
 @dataclass(frozen=True, slots=True)
-class _SeenKey:
-    """A host key that known_hosts does not hold for this host."""
+class Answer:
+    """How a command ended and what it printed."""
 
-    entry: str
-    algorithm: str
-    fingerprint: str
-    is_changed: bool
+    code: int
+    out: str
+    err: str
 
 
 class Remote:
@@ -99,6 +98,41 @@ class Remote:
             if not finished:
                 await self._stop(process, mark.pid)
         return self._exit_code(process)
+
+    async def ask(self, argv: Sequence[str], *, stdin: bytes = b"") -> Answer:
+        """Run one command that says little; what it said. Raises as `run`, and SshFailed when it says too much."""
+        out, err = bytearray(), bytearray()
+
+        def keep(into: bytearray) -> Sink:
+            def sink(data: bytes) -> None:
+                if len(into) + len(data) > ANSWER_SIZE_MAX:
+                    raise SshFailed(f"{self.target.name}: the answer to {argv[0]} is too large")
+                into.extend(data)
+
+            return sink
+
+        code = await self.run(argv, out=keep(out), err=keep(err), stdin=stdin)
+        return Answer(code, out.decode("utf-8", "replace"), err.decode("utf-8", "replace"))
+
+    @asynccontextmanager
+    async def open_sftp(self) -> AsyncIterator[asyncssh.SFTPClient]:
+        """File transfer over this connection. Raises SshFailed when the server has none, or when it fails inside."""
+        import asyncssh
+
+        try:
+            async with asyncio.timeout(LOGIN_TIMEOUT_S):
+                client = await self._connection.start_sftp_client()
+        except (OSError, asyncssh.Error, TimeoutError) as error:
+            mend = "enable 'Subsystem sftp internal-sftp' in its sshd_config"
+            raise SshFailed(f"{self.target.name}: its SSH server offers no SFTP: {mend}") from error
+        try:
+            async with client:
+                yield client
+        except asyncssh.SFTPError as error:
+            why = f"copying failed: {error.reason or type(error).__name__} (is its disk full?)"
+            raise SshFailed(f"{self.target.name}: {why}") from error
+        except asyncssh.Error as error:
+            raise _failed(self.target, error) from error
 
     async def _start(self, line: bytes) -> asyncssh.SSHClientProcess[bytes]:
         import asyncssh
@@ -211,19 +245,26 @@ async def _open(
     if depth > JUMPS_MAX:
         raise SshFailed(f"{target.name}: more than {JUMPS_MAX} jump hosts; does ProxyJump name itself?")
     options = _options(target)
+    files = host_keys.files(options)
+    configured = options.config.get("ConnectTimeout")
+    connect_s = float(configured) if isinstance(configured, int) and configured > 0 else CONNECT_TIMEOUT_S
     for hop in _jumps(options) if through is None else []:
         through = await _open(hop, hops, through, depth + 1)
-    seen: list[_SeenKey] = []
+    seen: list[host_keys.SeenKey] = []
     try:
         connection = await asyncio.wait_for(
             asyncssh.connect(
                 target.host,
                 tunnel=through,
                 options=options,
-                client_factory=lambda: _host_key_witness(options, seen),
+                known_hosts=files or b"",
+                connect_timeout=connect_s,
+                client_factory=lambda: host_keys.witness(files, seen),
             ),
-            CONNECT_TIMEOUT_S + LOGIN_TIMEOUT_S,
+            connect_s + LOGIN_TIMEOUT_S,
         )
+    except TimeoutError as error:
+        raise SshFailed(f"{target.name}: no answer within {connect_s:g} s") from error
     except (OSError, asyncssh.Error, ValueError) as error:
         raise _failed(target, error, seen[0] if seen else None) from error
     hops.push_async_callback(connection.wait_closed)
@@ -269,27 +310,7 @@ def _jumps(options: asyncssh.SSHClientConnectionOptions) -> list[SshTarget]:
     return hops
 
 
-def _host_key_witness(options: asyncssh.SSHClientConnectionOptions, seen: list[_SeenKey]) -> asyncssh.SSHClient:
-    """A client that refuses every key known_hosts does not hold, and notes it for the message."""
-    import asyncssh
-
-    class Witness(asyncssh.SSHClient):
-        def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
-            entry = host if port == 22 else f"[{host}]:{port}"
-            files = options.known_hosts or _default_known_hosts()
-            known = bool(files) and bool(asyncssh.match_known_hosts(files, host, addr, port)[0])
-            seen.append(_SeenKey(entry, key.get_algorithm(), key.get_fingerprint(), known))
-            return False
-
-    return Witness()
-
-
-def _default_known_hosts() -> list[str]:
-    path = os.path.expanduser("~/.ssh/known_hosts")  # noqa: PTH111 - asyncssh resolves it this way, too
-    return [path] if os.access(path, os.R_OK) else []
-
-
-def _failed(target: SshTarget, error: Exception, key: _SeenKey | None = None) -> LlorchError:
+def _failed(target: SshTarget, error: Exception, key: host_keys.SeenKey | None = None) -> LlorchError:
     """What went wrong, and the command that mends it."""
     import shlex
 
@@ -310,8 +331,6 @@ def _failed(target: SshTarget, error: Exception, key: _SeenKey | None = None) ->
         why = f"permission denied: no key of yours is accepted there. To install one, run: {copy}"
     elif isinstance(error, ConnectionRefusedError):
         why = "connection refused: nothing listens on that port"
-    elif isinstance(error, TimeoutError):
-        why = f"no answer within {CONNECT_TIMEOUT_S:.0f} s"
     else:
         why = getattr(error, "reason", "") or getattr(error, "strerror", "") or str(error) or type(error).__name__
     return SshFailed(f"{target.name}: {why}")

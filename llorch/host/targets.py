@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from llorch.base.errors import ConfigError, NotFound, UsageError
 
 EVERY = "all"
+_MAC = re.compile(r"[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){5}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +60,21 @@ def find_targets(names: Sequence[str], config: Mapping[str, Any]) -> list[SshTar
 
 def _from_profile(name: str, profile: Mapping[str, Any]) -> SshTarget:
     host, user, port, path = (profile.get(key) for key in ("host", "user", "port", "path"))
-    for key, value in (("host", host), ("user", user), ("path", path)):
+    for key, value in (("host", host), ("user", user), ("path", path), ("repo", profile.get("repo"))):
         if value is not None and (not isinstance(value, str) or not value or value.startswith("-")):
             raise ConfigError(f"[pools.{name}]: {key} must be a string and not start with '-'")
     if port is not None and (not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536):
         raise ConfigError(f"[pools.{name}]: port must be a number from 1 to 65535")
+    _check_the_rest(name, profile)
     return SshTarget(name, host or name, user, port, path)
+
+
+def _check_the_rest(name: str, profile: Mapping[str, Any]) -> None:
+    """What others read of the profile, refused here, where every command passes."""
+    labels, mac, limits = (profile.get(key) for key in ("labels", "mac", "limits"))
+    if labels is not None and not (isinstance(labels, list) and all(isinstance(label, str) for label in labels)):
+        raise ConfigError(f"[pools.{name}]: labels must be a list of strings")
+    if mac is not None and not (isinstance(mac, str) and _MAC.fullmatch(mac)):
+        raise ConfigError(f"[pools.{name}]: mac must be six pairs of hex digits, like 52:54:00:ab:cd:ef")
+    if limits is not None and not isinstance(limits, Mapping):
+        raise ConfigError(f"[pools.{name}]: limits must be a section: [pools.{name}.limits]")

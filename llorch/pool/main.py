@@ -27,6 +27,7 @@ LEAVES: dict[tuple[str, ...], Leaf] = {
     ("worker", "list"): Leaf("llorch.pool.workers:list_workers", "show this host's workers"),
     ("worker", "stop"): Leaf("llorch.pool.workers:stop", "stop one worker"),
     ("worker", "stop-all"): Leaf("llorch.pool.workers:stop_all", "stop every worker of this host"),
+    ("worker", "restart"): Leaf("llorch.pool.restart:restart", "drain a worker and start the same again"),
     ("worker", "cleanup"): Leaf("llorch.pool.workers:cleanup", "remove records of dead workers, report strays"),
     ("worker", "logs"): Leaf("llorch.pool.logs:logs", "show a worker's log"),
     ("status",): Leaf("llorch.pool.status:status", "show devices, memory, disk, models and workers of this host"),

@@ -16,7 +16,7 @@ from llorch.host import disk, process
 
 HOME_ID_VARIABLE = "LLORCH_HOME_ID"
 _NUMBERS = ("pid", "port", "start_time")
-_TEXTS = ("url", "model", "backend", "log_path", "home_id", "spawned_at")
+_TEXTS = ("url", "model", "backend", "log_path", "home_id", "spawned_at", "build_id")
 _SUFFIXES = (".json", ".token", ".status.json")
 
 
@@ -35,6 +35,8 @@ class WorkerRecord:
     log_path: str
     home_id: str
     spawned_at: str
+    build_id: str = ""  # of the program that runs; empty in records of versions that did not note it
+    flags: tuple[str, ...] = ()  # the worker's own, for starting the same again; secrets are in files
 
     def is_alive(self) -> bool:
         """Does the very process that was started still run?"""
@@ -110,13 +112,14 @@ def _parse(path: Path) -> WorkerRecord:
     if not all(isinstance(body.get(name), (int, float)) for name in _NUMBERS):
         raise ValueError("a number is missing")
     texts = {name: str(body.get(name) or "") for name in _TEXTS}
-    gpu = body.get("gpu")
+    gpu, flags = body.get("gpu"), body.get("flags")
     return WorkerRecord(
         worker_id=path.stem,
         pid=int(body["pid"]),
         start_time=float(body["start_time"]),
         port=int(body["port"]),
         gpu=gpu if isinstance(gpu, int) else None,
+        flags=tuple(flags) if isinstance(flags, list) and all(isinstance(flag, str) for flag in flags) else (),
         **texts,
     )
 

@@ -73,18 +73,29 @@ def spawn_arguments(parser: argparse.ArgumentParser) -> None:
 def spawn(arguments: argparse.Namespace, terminal: Terminal) -> int:
     """JSON: {worker: record, state: ready|loading}."""
     given = handover.read() if arguments.remote_stdin else Handover()
+    record = start(arguments, given, terminal)
+    return _report(record, "loading" if arguments.no_wait else "ready", arguments)
+
+
+def start(arguments: argparse.Namespace, given: Handover, terminal: Terminal) -> WorkerRecord:
+    """A started worker, ready unless --no-wait. Raises LlorchError; then nothing is left of it but its log."""
     backend = _backend(arguments)
     home = find_home(os.environ)
-    entry = catalog_file.load(home).get(arguments.model)
-    if not entry.downloaded or not (entry.embedded or catalog_file.directory(home, entry).is_dir()):
-        raise NotFound(f"model '{entry.id}' is not downloaded (run: llorch-pool models download {entry.id})")
+    entry = downloaded(home, arguments.model)
     reason = devices.why_not(backend)
     if reason is not None:
         raise HostError(f"backend {backend} is not available here: {reason}")
     _check_room(home, entry, backend, arguments)
     with interrupts.as_keyboard_interrupt():
-        record = _start_and_wait(home, entry, backend, given, arguments, terminal)
-    return _report(record, "loading" if arguments.no_wait else "ready", arguments)
+        return _start_and_wait(home, entry, backend, given, arguments, terminal)
+
+
+def downloaded(home: Home, model_id: str) -> ModelEntry:
+    """The catalog's entry of a model that is here. Raises NotFound."""
+    entry = catalog_file.load(home).get(model_id)
+    if not entry.downloaded or not (entry.embedded or catalog_file.directory(home, entry).is_dir()):
+        raise NotFound(f"model '{entry.id}' is not downloaded (run: llorch-pool models download {entry.id})")
+    return entry
 
 
 class _PortLost(HostError):
@@ -180,11 +191,11 @@ def _start(
         _forget_old_logs(home, {record.worker_id for record in known})
         home_id = records.home_id(home)
         log_path = records.log_path(home, worker_id)
-        argv = [*command, *_worker_flags(home, worker_id, entry, backend, port, given, arguments)]
+        flags = _worker_flags(home, worker_id, entry, backend, port, given, arguments)
         environment = _environment(home, worker_id, home_id)
         undo.enter_context(_tidied_on_failure(home, worker_id))
         with interrupts.held_off():  # started and not noted, it would be left behind
-            spawned = process.spawn_detached(argv, log_path=log_path, env=environment)
+            spawned = process.spawn_detached([*command, *flags], log_path=log_path, env=environment)
             undo.enter_context(_ended_on_failure(spawned))
         record = WorkerRecord(
             worker_id=worker_id,
@@ -198,6 +209,8 @@ def _start(
             log_path=str(log_path),
             home_id=home_id,
             spawned_at=iso(time.time()),
+            build_id=runtime.build().build_id,
+            flags=tuple(flags),
         )
         records.save(home, record)
         return record

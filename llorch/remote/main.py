@@ -23,6 +23,10 @@ COMMANDS = CommandTable(
         ("usage",): Leaf("llorch.remote.usage:usage", "what your tenant took by day, and what it has now"),
         ("status",): Leaf("llorch.remote.status:status", "the cluster at a glance"),
         ("pool", "register"): Leaf("llorch.remote.register:register", "give a pool a short name, in llorch.toml"),
+        ("pool", "install"): Leaf("llorch.remote.install:install", "bring this program onto other machines"),
+        ("pool", "upgrade"): Leaf("llorch.remote.upgrade:upgrade", "install, then restart the workers one at a time"),
+        ("pool", "rollback"): Leaf("llorch.remote.install:rollback", "back to the version before the current one"),
+        ("pool", "uninstall"): Leaf("llorch.remote.uninstall:uninstall", "remove the program from other machines"),
         ("demo",): Leaf("llorch.remote.demo:demo", "the whole system on this machine, in one minute"),
     },
     groups={
@@ -32,7 +36,7 @@ COMMANDS = CommandTable(
     },
     not_yet=("run", "bench", "service", "dev", "init"),
 )
-_POOL_NOT_YET = ("install", "uninstall", "upgrade", "rollback")
+_POOL_WORDS = tuple(name[1] for name in COMMANDS.leaves if name[0] == "pool")
 
 
 def main(argv: list[str], *, prog: str) -> int:
@@ -44,12 +48,13 @@ def main(argv: list[str], *, prog: str) -> int:
         from llorch.remote import keys
 
         return keys.forward(argv)
-    if argv[:1] == ["pool"] and argv[1:2] != ["register"]:
-        from llorch.base.errors import UsageError
+    if argv[:1] == ["pool"]:
         from llorch.remote import pools
 
-        if argv[1:] and argv[1] in _POOL_NOT_YET:
-            raise UsageError(f"'pool {argv[1]}' is not there yet in this version")
-        return pools.forward(argv[1:], prog=prog)
+        names, words = pools.split_hosts(argv[1:])
+        if not words or words[0] not in _POOL_WORDS:
+            return pools.forward(argv[1:], prog=prog)
+        # These run here, and --host may stand before them as before any other.
+        argv = ["pool", words[0], *(f"--host={name}" for name in names), *words[1:]]
     parsed = COMMANDS.parse(argv, prog)
     return 0 if parsed is None else parsed.run(parsed.arguments)

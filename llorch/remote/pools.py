@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -14,12 +14,15 @@ from llorch.base import config
 from llorch.base.errors import LlorchError, UsageError
 from llorch.host import quote, ssh
 from llorch.host.targets import SshTarget, find_targets
-from llorch.remote import spawn, terminal
+from llorch.remote import skew, spawn, terminal
 
 HOSTS_AT_ONCE_MAX = 16
 OUTPUT_SIZE_MAX = 64 << 20
+# What is done on one host: its output goes to the two sinks; the exit code. May raise LlorchError.
+Work = Callable[[SshTarget, ssh.Sink, ssh.Sink], Awaitable[int]]
 _HELP = """\
 usage: llorch pool COMMAND [ARGUMENT ...] --host HOST[,HOST ...|all]
+       llorch pool install|upgrade|rollback|uninstall --host HOST[,HOST ...|all]
        llorch pool register NAME --host HOST [--user USER] [--port N] [--path FILE]
 
 Runs any llorch-pool command on other machines over SSH; without --host, on this one.
@@ -37,9 +40,21 @@ def forward(argv: list[str], *, prog: str) -> int:
         return 0
     targets = find_targets(names, config.load_file(config.config_path(os.environ)))
     spawning = spawn.prepare(words, os.environ)
+
+    async def run(target: SshTarget, out: ssh.Sink, err: ssh.Sink) -> int:
+        return await _run(target, words, spawning, out, err)
+
+    return on_each(targets, run, gather="--json" in words)
+
+
+def on_each(targets: Sequence[SshTarget], work: Work, *, gather: bool) -> int:
+    """Do `work` on every host; a single one's exit code and output are passed on, several are told apart.
+
+    `gather`: of several, the outputs become one JSON object.
+    """
     if len(targets) == 1:
-        return int(ssh.run_interruptible(lambda: _one(targets[0], words, spawning)))
-    return int(ssh.run_interruptible(lambda: _many(targets, words, spawning)))
+        return int(ssh.run_interruptible(lambda: _one(targets[0], work)))
+    return int(ssh.run_interruptible(lambda: _many(targets, work, gather=gather)))
 
 
 def split_hosts(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -65,15 +80,25 @@ def split_hosts(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 async def _run(
     target: SshTarget, words: Sequence[str], spawning: spawn.Spawning | None, out: ssh.Sink, err: ssh.Sink
 ) -> int:
+    watch = skew.Watch() if list(words[:1]) == ["status"] else None
+
+    def read_along(data: bytes) -> None:
+        if watch is not None:
+            watch.feed(data)
+        out(data)
+
     async with ssh.connect(target) as remote:
         stdin = b""
         if spawning is not None:
             words, stdin = spawning.words, spawning.stdin_line(remote.local_address, await remote.server_address())
         argv = quote.pool_argv(words, program=target.program, env=terminal.for_remote(os.environ))
-        return await remote.run(argv, out=out, err=err, stdin=stdin)
+        code = await remote.run(argv, out=read_along, err=err, stdin=stdin)
+    if watch is not None and (warning := watch.warning(target.name)) is not None:
+        terminal.tell(warning)
+    return code
 
 
-async def _one(target: SshTarget, words: Sequence[str], spawning: spawn.Spawning | None) -> int:
+async def _one(target: SshTarget, work: Work) -> int:
     """Output and exit code pass through unchanged."""
 
     def sink(stream: BinaryIO) -> ssh.Sink:
@@ -83,7 +108,7 @@ async def _one(target: SshTarget, words: Sequence[str], spawning: spawn.Spawning
 
         return write
 
-    return await _run(target, words, spawning, sink(sys.stdout.buffer), sink(sys.stderr.buffer))
+    return await work(target, sink(sys.stdout.buffer), sink(sys.stderr.buffer))
 
 
 @dataclass
@@ -96,17 +121,13 @@ class _Outcome:
     output: bytearray = field(default_factory=bytearray)
 
 
-async def _many(targets: Sequence[SshTarget], words: Sequence[str], spawning: spawn.Spawning | None) -> int:
-    """All hosts side by side: lines led by `host: `, a summary at the end, 1 when any failed.
-
-    With --json the outputs are gathered into one object per host instead.
-    """
-    gather = "--json" in words
+async def _many(targets: Sequence[SshTarget], work: Work, *, gather: bool) -> int:
+    """All hosts side by side: lines led by `host: `, a summary at the end, 1 when any failed."""
     turn = asyncio.Semaphore(HOSTS_AT_ONCE_MAX)
     outcomes = [_Outcome(target) for target in targets]
     async with asyncio.TaskGroup() as tasks:
         for outcome in outcomes:
-            tasks.create_task(_one_of_many(outcome, words, spawning, turn, gather=gather))
+            tasks.create_task(_one_of_many(outcome, work, turn, gather=gather))
     if gather:
         print(json.dumps({o.target.name: _as_json(o) for o in outcomes}, ensure_ascii=False))
     failed = [o for o in outcomes if o.exit_code != 0]
@@ -118,9 +139,7 @@ async def _many(targets: Sequence[SshTarget], words: Sequence[str], spawning: sp
     return 0
 
 
-async def _one_of_many(
-    outcome: _Outcome, words: Sequence[str], spawning: spawn.Spawning | None, turn: asyncio.Semaphore, *, gather: bool
-) -> None:
+async def _one_of_many(outcome: _Outcome, work: Work, turn: asyncio.Semaphore, *, gather: bool) -> None:
     name = outcome.target.name
     out, err = _Prefixed(name, sys.stdout.buffer), _Prefixed(name, sys.stderr.buffer)
 
@@ -131,11 +150,11 @@ async def _one_of_many(
 
     try:
         async with turn:
-            sink = keep if gather else out.write
-            outcome.exit_code = await _run(outcome.target, words, spawning, sink, err.write)
+            outcome.exit_code = await work(outcome.target, keep if gather else out.write, err.write)
     except LlorchError as error:
         outcome.exit_code, outcome.failure = error.exit_code, error.message
-        terminal.tell(error.message)
+        lead = "" if error.message.startswith(f"{name}: ") else f"{name}: "
+        terminal.tell(lead + error.message)
     finally:
         out.finish()
         err.finish()

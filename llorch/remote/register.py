@@ -20,7 +20,7 @@ from llorch.host.targets import EVERY, find_target
 from llorch.remote import terminal
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
-_KEYS = ("host", "user", "port", "path", "repo", "labels")
+_KEYS = ("host", "user", "port", "path", "repo", "labels", "mac")
 
 
 def register_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +31,7 @@ def register_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, metavar="N", help="SSH port, default: what ssh would take")
     parser.add_argument("--path", metavar="FILE", help="where llorch-pool (or llorch) is over there")
     parser.add_argument("--repo", metavar="DIR", help="source checkout over there")
+    parser.add_argument("--mac", metavar="ADDRESS", help="its network card's address, for waking it")
     parser.add_argument("--label", dest="labels", action="append", metavar="LABEL", help="may be given several times")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
 

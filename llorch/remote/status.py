@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
-from llorch.remote import orchestrator, terminal
+from llorch.remote import orchestrator, skew, terminal
 
 
 def status_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,6 +18,7 @@ def status(arguments: argparse.Namespace) -> int:
     """Health counts and the workers."""
     client = orchestrator.connect(arguments)
     health, workers = client.health(), client.workers().get("workers", [])
+    _tell_skew(workers)
     if arguments.json:
         terminal.write_json({"orchestrator": client.url, "health": health, "workers": workers})
         return 0
@@ -33,3 +35,12 @@ def status(arguments: argparse.Namespace) -> int:
         ]
         terminal.write_table(["WORKER", "MODEL", "BACKEND", "STATE", "URL", "SLOTS"], rows)
     return 0
+
+
+def _tell_skew(workers: list[dict[str, Any]]) -> None:
+    """A line on stderr for each worker that runs another version or protocol than we do."""
+    for worker in workers:
+        what, version, protocol = f"worker {worker.get('worker_id')}", worker.get("version"), worker.get("protocol")
+        warning = skew.difference(what, version, protocol, None, "llorch pool upgrade --host ITS-POOL")
+        if warning is not None:
+            terminal.tell(warning)

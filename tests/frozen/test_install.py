@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from bare_host import Host
 
 from llorch import applets
+from tests.daemons import until
 
 pytestmark = pytest.mark.frozen
 
@@ -65,3 +67,36 @@ def test_a_file_in_the_way_is_not_overwritten(host: Host) -> None:
     assert done.returncode == 1
     assert "is not a link" in done.stderr
     assert Path(bin_dir / "llorch").read_text() == "mine"
+
+
+def another_build(folder: Path, place: Path, build_id: str) -> Path:
+    """A copy of an installed version that takes itself for another build; its program."""
+    shutil.copytree(folder, place, symlinks=True)
+    facts = place / "_internal" / "llorch-build.json"
+    facts.write_text(json.dumps({**json.loads(facts.read_text()), "build_id": build_id}))
+    return place / "llorch"
+
+
+def test_the_version_before_stays_and_older_ones_go_unless_they_run(host: Host) -> None:
+    """Three builds: the newest and the one before are kept; the oldest, too, as long as a process runs from it."""
+    prefix = host.folder / "prefix"
+    versions = prefix / "lib" / "llorch"
+    assert host.run("llorch", "self", "install", "--prefix", prefix).returncode == 0
+    (first,) = versions.iterdir()
+    second = another_build(first, host.folder / "second", "b" * 12)
+    third = another_build(first, host.folder / "third", "c" * 12)
+    running = host.start(prefix / "bin" / "orchestratord", "--port", "0")
+    try:
+        until(lambda: list(host.folder.rglob("orchestratord.json")), "the old version runs")
+        assert host.run(second, "self", "install", "--prefix", prefix).returncode == 0
+        assert (versions / "previous").resolve() == first
+        assert host.run(third, "self", "install", "--prefix", prefix).returncode == 0
+        assert first.is_dir() and (versions / "previous").resolve().name == f"0.1.0-{'b' * 12}"
+    finally:
+        running.terminate()
+        running.communicate(timeout=30)
+    done = host.run(third, "self", "install", "--prefix", prefix)
+    assert f"removed {first}" in done.stdout and not first.exists()
+    gone = host.run(prefix / "bin" / "llorch", "self", "uninstall", "--prefix", prefix, "--purge", "--json")
+    assert gone.returncode == 0, gone.stderr
+    assert [path for path in prefix.rglob("*") if not path.is_dir()] == [] and not host.cache.exists()

@@ -344,3 +344,55 @@ def test_short_names() -> None:
             find_target(bad, {})
     with pytest.raises(ConfigError):
         find_target("x", {"pools": {"x": {"port": "22"}}})
+
+
+def test_a_certificate_logs_in(sshd: Sshd, tmp_path: Path) -> None:
+    """A key that the host does not know, signed by an authority that it trusts: its -cert.pub file is used."""
+    with running_sshd(tmp_path / "host", more=f"TrustedUserCAKeys {tmp_path}/ca.pub") as host:
+        (tmp_path / "ca.pub").write_text(key_file(tmp_path / "ca") + "\n")
+        (host.log.parent / "authorized_keys").write_text("")
+        key = sshd.home / ".ssh" / "signed"
+        key.with_name("signed.pub").write_text(key_file(key) + "\n")
+        sign = ["ssh-keygen", "-q", "-s", tmp_path / "ca", "-I", "me", "-n", getpass.getuser(), f"{key}.pub"]
+        subprocess.run(sign, check=True, capture_output=True)
+        named = f"Host signed\n  HostName 127.0.0.1\n  Port {host.port}\n  IdentityFile {key}\n"
+        with config_as(sshd, named), known_hosts_as(sshd, f"[127.0.0.1]:{host.port} {host.host_key}\n"):
+            assert run(SshTarget("signed", "signed"), ["true"]).code == 0
+            key.with_name("signed-cert.pub").unlink()
+            with pytest.raises(SshFailed, match="permission denied"):
+                run(SshTarget("signed", "signed"), ["true"])
+
+
+def test_match_blocks_are_honoured(sshd: Sshd) -> None:
+    """`Match host` and `Match exec` apply as ssh reads them."""
+    text = f'Match host matched exec "true"\n  HostName 127.0.0.1\n  Port {sshd.port}\n  User {getpass.getuser()}\n'
+    with config_as(sshd, text):
+        assert run(SshTarget("matched", "matched"), ["echo", "x"]).out == b"x\n"
+
+
+def test_known_hosts_files_are_the_users_and_the_machines(sshd: Sshd, tmp_path: Path) -> None:
+    """A key in GlobalKnownHostsFile counts beside the user's own file; hashed names are understood."""
+    machine = tmp_path / "ssh_known_hosts"
+    machine.write_text(sshd.known_hosts.read_text())
+    subprocess.run(["ssh-keygen", "-q", "-H", "-f", machine], check=True, capture_output=True)
+    plain = (sshd.home / ".ssh" / "config").read_text()
+    with known_hosts_as(sshd, ""), config_as(sshd, plain + f"  GlobalKnownHostsFile {machine}\n"):
+        assert run(SshTarget("pool-a", "pool-a"), ["true"]).code == 0
+    with config_as(sshd, plain + f"  GlobalKnownHostsFile {tmp_path}/none\n"):
+        assert run(SshTarget("pool-a", "pool-a"), ["true"]).code == 0
+
+
+def test_a_host_that_does_not_answer_is_not_waited_for(sshd: Sshd) -> None:
+    """ConnectTimeout of ~/.ssh/config is heeded by a port that accepts and says nothing."""
+    with socket.create_server(("127.0.0.1", 0), backlog=1) as silent:
+        port = silent.getsockname()[1]
+        with config_as(sshd, f"Host silent\n  HostName 127.0.0.1\n  Port {port}\n  ConnectTimeout 1\n"):
+            began = time.monotonic()
+            with pytest.raises(SshFailed, match="silent: "):
+                asyncio.run(asyncio.wait_for(_connect_only(SshTarget("silent", "silent")), 30))
+            assert time.monotonic() - began < 10
+
+
+async def _connect_only(where: SshTarget) -> None:
+    async with ssh.connect(where):
+        pass

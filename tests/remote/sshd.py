@@ -79,8 +79,8 @@ def _wait_until_listening(server: subprocess.Popen[bytes], port: int) -> bool:
 
 
 @contextmanager
-def running_sshd(folder: Path) -> Iterator[Sshd]:
-    """Start sshd with everything below `folder`; stop it at the end."""
+def running_sshd(folder: Path, *, sftp: bool = True, more: str = "") -> Iterator[Sshd]:
+    """Start sshd with everything below `folder`; stop it at the end. `more` is put into its config."""
     home, remote_home, remote_bin = folder / "home", folder / "remote-home", folder / "remote-bin"
     for path in (home / ".ssh", remote_home, remote_bin):
         path.mkdir(parents=True)
@@ -93,6 +93,7 @@ def running_sshd(folder: Path) -> Iterator[Sshd]:
             f"ListenAddress 127.0.0.1\nPort {port}\nHostKey {folder}/host_key\nPidFile none\n"
             f"AuthorizedKeysFile {folder}/authorized_keys\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
             "KbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\nMaxStartups 200\nMaxSessions 200\n"
+            f"{'Subsystem sftp internal-sftp' if sftp else ''}\n{more}\n"
             f"SetEnv HOME={remote_home} PATH={remote_bin}:/usr/local/bin:/usr/bin:/bin PYTHONPATH={ROOT}\n"
         )
         if os.geteuid() == 0:

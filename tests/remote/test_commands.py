@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from llorch.base.errors import ConfigError, LlorchError, UsageError
+from llorch.host.targets import find_target
 from llorch.remote import main as remote
 from llorch.remote import orchestrator, pools, terminal
 from llorch.remote.main import COMMANDS
@@ -54,7 +55,9 @@ def test_the_specification_names_every_command() -> None:
         (["jobs", "list", "--limt", "3"], "did you mean '--limit'?"),
         (["infer", "--prompt", "x"], "--worker"),
         (["run", "demo"], "not there yet"),
-        (["pool", "install", "--host", "a"], "not there yet"),
+        (["pool", "install"], "--host"),
+        (["pool", "--host", "a", "install", "--binry", "x"], "did you mean '--binary'?"),
+        (["pool", "rollback", "--host", "a", "--prefix", "here"], "absolute path"),
         (["pool", "worker", "list"], "--host is missing"),
         (["jobs", "list", "--limit", "0"], "at least 1"),
         (["jobs", "submit", "--prompt", "x", "--temperature", "nan"], "--temperature"),
@@ -101,6 +104,18 @@ def test_register_keeps_the_rest_of_the_file(tmp_path: Path) -> None:
     assert path.read_text().startswith(text) and tomllib.loads(path.read_text())["pools"]["new-one"] == {
         "host": "new-one"
     }
+
+
+def test_a_profile_holds_what_other_parts_need(tmp_path: Path) -> None:
+    """--mac is kept for waking the machine; values that nobody could use are refused by name."""
+    path = tmp_path / ".config" / "llorch" / "llorch.toml"
+    assert register("box", "--mac", "52:54:00:ab:cd:ef", "--label", "gpu") == 0
+    assert tomllib.loads(path.read_text())["pools"]["box"]["mac"] == "52:54:00:ab:cd:ef"
+    with pytest.raises(ConfigError, match="mac"):
+        register("box", "--mac", "52:54")
+    for line in ('labels = "gpu"', "labels = [1]", "limits = 3", 'mac = "x"', "repo = 1"):
+        with pytest.raises(ConfigError, match=line.split()[0]):
+            find_target("x", {"pools": {"x": tomllib.loads(line)}})
 
 
 def test_register_refuses_what_it_cannot_keep(tmp_path: Path) -> None:

@@ -1,0 +1,137 @@
+"""`llorch pool uninstall --host H`: no program file and no process of ours stays; models only go with --purge.
+
+First every host is asked what runs there, then the person, once; nothing is touched before that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from llorch.base.errors import HostError, LlorchError, UsageError
+from llorch.host import ssh, upload
+from llorch.host.ssh import Remote, Sink
+from llorch.host.targets import SshTarget
+from llorch.remote import pools, terminal
+from llorch.remote.install import Installer, add_host_arguments, naming, say, targets_of
+from llorch.remote.upgrade import Pool
+
+GRACE_S = 30.0
+
+
+def uninstall_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `llorch pool uninstall`."""
+    add_host_arguments(parser)
+    parser.add_argument("--purge", action="store_true", help="remove models, workers' logs and state, too")
+    parser.add_argument("--yes", action="store_true", help="do not ask before stopping what runs there")
+
+
+def uninstall(arguments: argparse.Namespace) -> int:
+    """JSON of one host: {state: removed|absent, processes, removed}."""
+    targets = targets_of(arguments)
+    if not arguments.yes and not _may_stop(targets, arguments):
+        terminal.tell("nothing was touched")
+        return 1
+    installer = Installer(None, arguments.prefix, alone=len(targets) == 1)
+
+    async def work(target: SshTarget, out: Sink, err: Sink) -> int:
+        with naming(target):
+            async with ssh.connect(target) as remote:
+                body = await _Uninstalling(installer, remote, arguments).carry_out()
+        if arguments.json:
+            say(out, json.dumps(body))
+        elif body["state"] == "absent":
+            say(out, "llorch is not installed there")
+        else:
+            ended = f", {len(body['processes'])} processes ended" if body["processes"] else ""
+            say(out, f"uninstalled{ended}" + ("" if arguments.purge else "; models and logs stay (see --purge)"))
+        return 0
+
+    return pools.on_each(targets, work, gather=arguments.json)
+
+
+def _may_stop(targets: list[SshTarget], arguments: argparse.Namespace) -> bool:
+    """Does nothing run there, or does the person agree to stop it? Raises UsageError when there is nobody to ask.
+
+    A host that cannot be asked is left to the main run, which says why.
+    """
+    installer = Installer(None, arguments.prefix, alone=False)
+    running: dict[str, list[dict[str, Any]]] = {}
+
+    async def look(target: SshTarget) -> None:
+        try:
+            async with ssh.connect(target) as remote:
+                running[target.name] = await _Uninstalling(installer, remote, arguments).running()
+        except LlorchError:
+            running[target.name] = []
+
+    async def look_everywhere() -> None:
+        for target in targets:
+            await look(target)
+
+    ssh.run_interruptible(look_everywhere)
+    busy = {name: rows for name, rows in running.items() if rows}
+    if not busy:
+        return True
+    for name, rows in busy.items():
+        for row in rows:
+            terminal.tell(f"{name}: process {row.get('pid')} runs: {row.get('command')}")
+    if not sys.stdin.isatty():
+        raise UsageError(f"processes of llorch run on {', '.join(busy)}: give --yes to stop them")
+    sys.stderr.write("Stop them and uninstall? [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+class _Uninstalling:
+    """The removal from one host."""
+
+    def __init__(self, installer: Installer, remote: Remote, arguments: argparse.Namespace) -> None:
+        self._installer = installer
+        self._remote = remote
+        self._arguments = arguments
+
+    async def running(self) -> list[dict[str, Any]]:
+        """The processes that an uninstall would end: {pid, command}."""
+        facts = await self._installer.look(self._remote)
+        if not facts.installed:
+            return []
+        pool = Pool(self._remote, f"{facts.versions.path}/{facts.current or facts.installed[-1].name}/llorch")
+        workers = [{"pid": row.get("pid"), "command": f"worker {row.get('worker_id')}"} for row in await pool.workers()]
+        known = {row["pid"] for row in workers}
+        body = await self._self_uninstall(facts.versions.path, facts.current or facts.installed[-1].name, "--dry-run")
+        return workers + [row for row in body["processes"] if row.get("pid") not in known]
+
+    async def carry_out(self) -> dict[str, Any]:
+        """Stop the workers by their records, then let the program remove itself. Raises HostError, SshFailed."""
+        facts = await self._installer.look(self._remote)
+        if not facts.installed:
+            return {"state": "absent", "processes": [], "removed": []}
+        name = facts.current or facts.installed[-1].name
+        pool = Pool(self._remote, f"{facts.versions.path}/{name}/llorch")
+        stopped = await pool.workers()
+        answer = await pool.run("worker", "stop-all", "--grace", f"{GRACE_S:g}")
+        if answer.code != 0:
+            raise HostError(f"its workers could not be stopped: {upload.last_line(answer.err or answer.out)}")
+        body = await self._self_uninstall(facts.versions.path, name, "--yes")
+        ended = [{"pid": row.get("pid"), "command": f"worker {row.get('worker_id')}"} for row in stopped]
+        left = await self._installer.look(self._remote)
+        if left.installed:
+            raise HostError(f"{left.versions.path}/{left.installed[0].name} is still there: run the same command again")
+        return {"state": "removed", "processes": ended + body["processes"], "removed": body["removed"]}
+
+    async def _self_uninstall(self, versions: str, name: str, word: str) -> dict[str, Any]:
+        arguments = self._arguments
+        flags = [word, "--json", *(["--purge"] if arguments.purge else [])]
+        if arguments.prefix is not None:
+            flags += ["--prefix", versions.removesuffix("/lib/llorch")]
+        answer = await self._remote.ask([f"{versions}/{name}/llorch", "self", "uninstall", *flags])
+        try:
+            body = json.loads(answer.out)
+        except ValueError:
+            body = None
+        if answer.code != 0 or not isinstance(body, dict):
+            raise HostError(f"cannot uninstall: {upload.last_line(answer.err)}")
+        return body
