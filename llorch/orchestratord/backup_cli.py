@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
+from itertools import chain, count
 from pathlib import Path
 
 from llorch.base import config
@@ -64,8 +65,7 @@ def _fill(state_dir: Path, source: Path, *, force: bool) -> None:
         shutil.rmtree(staging, ignore_errors=True)
         found = backups.unpack(source, staging)
         if in_the_way:
-            aside = state_dir / f"{ASIDE}{int(time.time())}"
-            aside.mkdir(mode=0o700)
+            aside = _new_folder(state_dir)
             for path in in_the_way:
                 path.rename(aside / path.name)
             sys.stdout.write(f"what was there is in {aside}\n")
@@ -77,6 +77,14 @@ def _fill(state_dir: Path, source: Path, *, force: bool) -> None:
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     sys.stdout.write(f"{state_dir}: {_told(found)}\n")
+
+
+def _new_folder(state_dir: Path) -> Path:
+    """For what is set aside; a second restore within one second gets another name."""
+    names = (f"{ASIDE}{int(time.time())}{more}" for more in chain([""], (f"-{n}" for n in count(2))))
+    folder = next(path for name in names if not (path := state_dir / name).exists())
+    folder.mkdir(mode=0o700)
+    return folder
 
 
 def _content(state_dir: Path) -> list[Path]:

@@ -16,10 +16,10 @@ from llorch.base.errors import ConfigError, Forbidden, InvalidRequest, LlorchErr
 from llorch.scripting.check import Problem, Report, check
 from llorch.scripting.link import SCRIPT_MAX_BYTES, Command
 from llorch.scripting.policy import Condition, ScriptedPolicy
+from llorch.store.backup import SCRIPT
 
 logger = log.get(__name__)
 
-FILE_NAME = "policy.star"
 LOOK_EVERY_S = 1.0
 
 
@@ -197,7 +197,7 @@ def plain_report(report: Report) -> dict[str, object]:
 
 def place_of(named: Path | None, state_dir: Path, *, is_open: bool) -> PolicyPlace:
     """Whose file counts; a named one inside the state directory is for deployments, too."""
-    path = named or state_dir / FILE_NAME
+    path = named or state_dir / SCRIPT
     if not is_open:
         return PolicyPlace(Owner.NOBODY, path)
     is_ours = named is None or named.resolve().is_relative_to(state_dir.resolve())

@@ -1,7 +1,8 @@
 """One file with all that survives the process: made beside a running daemon, and unpacked only when it is whole.
 
 A backup is a tar: the database as of one moment, the token journals that its jobs still count on, the worker token,
-and last a manifest with the digest of each. A journal may be ahead of the database, as it may be after `kill -9`.
+the policy script that was deployed, and last a manifest with the digest of each. A journal may be ahead of the
+database, as it may be after `kill -9`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ FORMAT = 1
 DATABASE = "orchestratord.sqlite"
 FOLDER = "segments"
 TOKEN = "worker-token"
+SCRIPT = "policy.star"
 MANIFEST = "manifest.json"
 CHUNK_SIZE = 1 << 20
 MANIFEST_SIZE_MAX = 256 << 20
@@ -36,7 +38,7 @@ MANIFEST_SIZE_MAX = 256 << 20
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a backup holds; `live_jobs` go on when it is restored and started."""
+    """What a backup holds: `jobs` are all records; `live_jobs` go on when it is restored and started."""
 
     jobs: int
     live_jobs: int
@@ -88,13 +90,19 @@ def make(state_dir: Path, target: Path) -> Contents:
         with _private(partial) as file, tarfile.open(fileobj=file, mode="w") as tar:
             writing = _Writing(tar)
             _private(copy).close()
-            jobs, schema = _copy_database(state_dir / DATABASE, copy)
+            found = _copy_database(state_dir / DATABASE, copy)
             writing.add_file(DATABASE, copy)
             copy.unlink()
-            journals = _add_journals(writing, state_dir / FOLDER, jobs)
-            if (token := state_dir / TOKEN).is_file():
-                writing.add(TOKEN, token.read_bytes())
-            about = {"format": FORMAT, "schema": schema, "made_at": int(time.time()), "sha256": dict(writing.digests)}
+            journals = _add_journals(writing, state_dir / FOLDER, found.journaled)
+            for path in (state_dir / TOKEN, state_dir / SCRIPT):
+                if path.is_file():
+                    writing.add(path.name, path.read_bytes())
+            about = {
+                "format": FORMAT,
+                "schema": found.schema,
+                "made_at": int(time.time()),
+                "sha256": dict(writing.digests),
+            }
             writing.add(MANIFEST, json.dumps(about).encode())
             tar.close()
             file.flush()
@@ -107,15 +115,25 @@ def make(state_dir: Path, target: Path) -> Contents:
     finally:
         partial.unlink(missing_ok=True)
         copy.unlink(missing_ok=True)
-    return Contents(len(jobs), sum(jobs.values()), journals, size)
+        copy.with_name(f"{copy.name}-journal").unlink(missing_ok=True)  # a full disk leaves it
+    return Contents(found.jobs, sum(found.journaled.values()), journals, size)
 
 
 def _private(path: Path) -> io.BufferedWriter:
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")
 
 
-def _copy_database(source: Path, copy: Path) -> tuple[dict[str, bool], int]:
-    """Copy the database as of now; the jobs that count on a journal (True: live) and its schema version."""
+@dataclass(frozen=True, slots=True)
+class _Database:
+    """What was found in one. `journaled` are the jobs that count on a journal; True: live."""
+
+    jobs: int
+    journaled: dict[str, bool]
+    schema: int
+
+
+def _copy_database(source: Path, copy: Path) -> _Database:
+    """Copy the database as of now."""
     try:
         with closing(database.open_reader(source)) as reader, closing(sqlite3.connect(copy)) as target:
             reader.backup(target)  # in one step: a writer meanwhile neither waits nor makes it begin anew
@@ -125,13 +143,15 @@ def _copy_database(source: Path, copy: Path) -> tuple[dict[str, bool], int]:
         raise HostError(f"the database {source} cannot be copied: {error}") from None
 
 
-def _examine(connection: sqlite3.Connection) -> tuple[dict[str, bool], int]:
-    """The jobs of a sound database, as in `_copy_database`. Raises HostError, SchemaTooNew, sqlite3.Error."""
+def _examine(connection: sqlite3.Connection) -> _Database:
+    """What is in a sound database. Raises HostError, SchemaTooNew, sqlite3.Error."""
     (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
     if verdict != "ok":
         raise HostError(f"the database is damaged: {str(verdict).splitlines()[0]}")
     version = database.version_of(connection)
-    return {name: bool(live) for name, live in connection.execute(sql("backed_up_jobs"))}, version
+    (jobs,) = connection.execute(sql("count_jobs")).fetchone()
+    journaled = {name: bool(live) for name, live in connection.execute(sql("backed_up_jobs"))}
+    return _Database(jobs, journaled, version)
 
 
 def _add_journals(writing: _Writing, folder: Path, jobs: dict[str, bool]) -> int:
@@ -161,13 +181,13 @@ def unpack(source: Path, folder: Path) -> Contents:
             digests, manifest = _unpack_members(tar, folder)
         _check(manifest, digests)
         with closing(sqlite3.connect(folder / DATABASE)) as connection:
-            jobs, _ = _examine(connection)
+            found = _examine(connection)
     except (tarfile.TarError, sqlite3.DatabaseError, EOFError) as error:
         raise DamagedBackup(f"{source} is not a backup of orchestratord, or not a whole one: {error}") from None
     except OSError as error:
         raise HostError(f"the backup {source} cannot be unpacked: {error.strerror or error}") from None
     journals = sum(name.startswith(f"{FOLDER}/") for name in digests)
-    return Contents(len(jobs), sum(jobs.values()), journals, source.stat().st_size)
+    return Contents(found.jobs, sum(found.journaled.values()), journals, source.stat().st_size)
 
 
 def _unpack_members(tar: tarfile.TarFile, folder: Path) -> tuple[dict[str, str], bytes]:
@@ -192,7 +212,7 @@ def _unpack_members(tar: tarfile.TarFile, folder: Path) -> tuple[dict[str, str],
 
 
 def _is_ours(name: str) -> bool:
-    if name in (DATABASE, TOKEN, MANIFEST):
+    if name in (DATABASE, TOKEN, SCRIPT, MANIFEST):
         return True
     folder, _, file = name.partition("/")
     return folder == FOLDER and file.endswith(SUFFIX) and JOB_ID.fullmatch(file.removesuffix(SUFFIX)) is not None

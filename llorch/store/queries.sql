@@ -51,6 +51,9 @@ SELECT at FROM newest;
 -- Every job whose token segment still counts, with what is needed to copy it; live ones have no end.
 SELECT job_id, ended_at IS NULL FROM job WHERE output_kept = 1 ORDER BY row;
 
+-- name: count_jobs
+SELECT count(*) FROM job;
+
 -- name: live_jobs
 -- For Restarted: in order of acceptance.
 SELECT record, payload FROM job WHERE ended_at IS NULL ORDER BY row;

@@ -80,6 +80,9 @@ def test_restore_refuses_what_it_would_overwrite(cluster: Cluster) -> None:
     assert forced.returncode == 0, forced.stderr
     (aside,) = cluster.state.glob("before-restore-*")
     assert str(aside) in forced.stdout and (aside / "orchestratord.sqlite").is_file()
+    again = orchestratord(cluster, "restore", tar, "--state", state, "--force")
+    assert again.returncode == 0, again.stderr
+    assert len(list(cluster.state.glob("before-restore-*"))) == 2, "another name, however soon"
     assert cluster.orchestratord().get("/v2/sessions/mine").status == 200
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import resource
 import sqlite3
 import tarfile
 import threading
@@ -39,13 +40,14 @@ def state(folder: Path) -> Path:
         segments.create(JobId(name)).append(FRAMES, 2)
     segments.close()
     (folder / "worker-token").write_text("token")
+    (folder / "policy.star").write_text("def admit(task, ctx):\n    return True\n")
     return folder
 
 
 def test_what_goes_in_comes_out(tmp_path: Path) -> None:
-    """Jobs, the journals that still count, the worker token; strays and expired outputs stay behind. Private."""
+    """Jobs, the journals that still count, the token, the deployed policy; strays and expired outputs do not. Private."""
     made = backup.make(state(tmp_path / "state"), tmp_path / "b.tar")
-    assert (made.jobs, made.live_jobs, made.journals) == (2, 1, 1)
+    assert (made.jobs, made.live_jobs, made.journals) == (3, 1, 1)
     assert (tmp_path / "b.tar").stat().st_mode & 0o777 == 0o600
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.tar", "state"]
     found = backup.unpack(tmp_path / "b.tar", tmp_path / "new")
@@ -54,7 +56,7 @@ def test_what_goes_in_comes_out(tmp_path: Path) -> None:
     assert [record.spec.job_id for record in store.snapshot().jobs] == ["job-1"]
     store.close()
     names = sorted(str(path.relative_to(tmp_path / "new")) for path in (tmp_path / "new").rglob("*") if path.is_file())
-    assert names == ["orchestratord.sqlite", "segments/job-2.frames", "worker-token"]
+    assert names == ["orchestratord.sqlite", "policy.star", "segments/job-2.frames", "worker-token"]
     assert (tmp_path / "new" / "segments" / "job-2.frames").read_bytes() == FRAMES
     for path in (tmp_path / "new").rglob("*"):
         assert path.stat().st_mode & 0o077 == 0, path
@@ -111,6 +113,21 @@ def test_what_cannot_be_backed_up_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="database"):
         backup.make(folder, tmp_path / "b.tar")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["state", "there"]
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
+    """Wherever the room ends, in the copy of the database or in the tar: one clear error, and no partial file."""
+    folder = state(tmp_path / "state")
+    size = (folder / FILE_NAME).stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for room in (*range(0, size, 3000), size + 512):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+        try:
+            with pytest.raises(HostError):
+                backup.make(folder, tmp_path / "b.tar")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert [path.name for path in tmp_path.iterdir()] == ["state"], room
 
 
 def test_every_cut_and_every_flip_is_found(tmp_path: Path) -> None:
