@@ -45,7 +45,7 @@ def state(folder: Path) -> Path:
 
 
 def test_what_goes_in_comes_out(tmp_path: Path) -> None:
-    """Jobs, the journals that still count, the token, the deployed policy; strays and expired outputs do not. Private."""
+    """Jobs, the journals that still count, the token, the policy; strays and expired outputs do not. Private."""
     made = backup.make(state(tmp_path / "state"), tmp_path / "b.tar")
     assert (made.jobs, made.live_jobs, made.journals) == (3, 1, 1)
     assert (tmp_path / "b.tar").stat().st_mode & 0o777 == 0o600
