@@ -21,7 +21,7 @@ LEAVES: dict[tuple[str, ...], Leaf] = {
     ("models", "unregister"): Leaf("llorch.pool.models:unregister", "remove a model from the catalog, keep its files"),
     ("models", "info"): Leaf("llorch.pool.models:info", "show everything about one model"),
     ("models", "verify"): Leaf("llorch.pool.model_files:verify", "check a model's files against their checksums"),
-    ("models", "import"): Leaf("llorch.pool.model_files:import_model", "add a model from a directory on this host"),
+    ("models", "import"): Leaf("llorch.pool.importing:import_model", "add a model from files on this host, or the hub's cache"),
     ("models", "delete"): Leaf("llorch.pool.model_files:delete", "delete a model's files, keep its catalog entry"),
     ("worker", "spawn"): Leaf("llorch.pool.spawn:spawn", "start a worker and wait until it is ready"),
     ("worker", "list"): Leaf("llorch.pool.workers:list_workers", "show this host's workers"),
