@@ -100,6 +100,8 @@ REMOTE_WORDS = (
 REMOTE_WORDS_LATER = ("run", "bench", "service", "dev", "init")
 # Words after `llorch pool` that concern the operator's side even without --host.
 REMOTE_POOL_WORDS = ("register", "install", "uninstall", "upgrade", "rollback")
+# Pairs of them that do: they are about several pools.
+REMOTE_POOL_PAIRS = (["models", "copy"], ["model", "copy"])
 # Words of the pool CLI that people type after a role's name (`llorch worker list`).
 POOL_WORKER_WORDS = ("list", "spawn", "stop", "stop-all", "cleanup", "logs")
 # `llorch --model DIR --port 8001` is a worker: the flags that may stand first in such a line.
@@ -170,7 +172,7 @@ def is_remote_pool(args: list[str]) -> bool:
     before = args[: args.index("--")] if "--" in args else args
     if any(arg == "--host" or arg.startswith("--host=") for arg in before):
         return True
-    return bool(args) and args[0] in REMOTE_POOL_WORDS
+    return bool(args) and (args[0] in REMOTE_POOL_WORDS or args[:2] in REMOTE_POOL_PAIRS)
 
 
 def help_text() -> str:

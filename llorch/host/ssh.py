@@ -58,6 +58,11 @@ class Remote:
         self.local_address = local_address
         self._connection = connection
 
+    @property
+    def connection(self) -> asyncssh.SSHClientConnection:
+        """What other modules of this folder open channels on."""
+        return self._connection
+
     async def server_address(self) -> str:
         """The host's own address that this session reached, as its sshd says: true behind NAT and jump hosts, too."""
         import asyncssh
@@ -76,9 +81,19 @@ class Remote:
             raise SshFailed(f"{self.target.name}: its SSH server does not say which address it was reached at")
         return words[2]
 
-    async def run(self, argv: Sequence[str], *, out: Sink, err: Sink, stdin: bytes = b"") -> int:
+    async def run(
+        self,
+        argv: Sequence[str],
+        *,
+        out: Sink,
+        err: Sink,
+        stdin: bytes = b"",
+        open_until: asyncio.Event | None = None,
+    ) -> int:
         """Run one command; its output goes to the sinks as it comes, `stdin` is written and closed.
 
+        With `open_until` stdin is closed only when that is set: the command sees its end, also when we die or the
+        connection breaks.
         Gives the exit code (128 + n after signal n). When cancelled, or when a sink raises, the remote command is
         stopped before this returns. Raises SshFailed when the connection breaks.
         """
@@ -88,8 +103,8 @@ class Remote:
         mark = _PidMark(err)
         finished = False
         try:
-            _feed(process, stdin)
-            await _pump_both(process, out, mark.feed)
+            async with _fed(process, stdin, open_until):
+                await _pump_both(process, out, mark.feed)
             await process.wait_closed()
             finished = True
         except asyncssh.Error as error:
@@ -168,11 +183,27 @@ class _PidMark:
             self._sink(held)
 
 
-def _feed(process: asyncssh.SSHClientProcess[bytes], data: bytes) -> None:
-    """Hand over all of stdin and end it; a command that ended already does not want it."""
+@asynccontextmanager
+async def _fed(
+    process: asyncssh.SSHClientProcess[bytes], data: bytes, open_until: asyncio.Event | None
+) -> AsyncIterator[None]:
+    """Hand over all of stdin, and end it when it is time; a command that ended already does not want it."""
     with suppress(BrokenPipeError):
         if data:
             process.stdin.write(data)
+        if open_until is None:
+            process.stdin.write_eof()
+    closing = None if open_until is None else asyncio.create_task(_end_when(process, open_until))
+    try:
+        yield
+    finally:
+        if closing is not None:
+            closing.cancel()
+
+
+async def _end_when(process: asyncssh.SSHClientProcess[bytes], event: asyncio.Event) -> None:
+    await event.wait()
+    with suppress(BrokenPipeError):
         process.stdin.write_eof()
 
 

@@ -38,8 +38,8 @@ def import_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", metavar="NAME", help="name for people")
     parser.add_argument("--architecture", metavar="ARCH", help="template hint")
     parser.epilog = (
-        "The files are hard-linked, reflinked or copied into the model root, never linked symbolically; where they came "
-        "from is left alone. Weights that are cut short, and files of the hub's cache with a wrong checksum, are "
+        "The files are hard-linked, reflinked or copied into the model root, never linked symbolically; where they "
+        "came from is left alone. Weights that are cut short, and files of the hub's cache with a wrong checksum, are "
         "refused."
     )
 
@@ -177,7 +177,9 @@ def _take_in(sources: tuple[Path, ...], folder: Path, terminal: Terminal) -> tup
     snapshot = Snapshot("", "", wanted)
     partial_dir = folder / PARTIAL_DIR
     disk.make_dir(partial_dir)
-    if sources[0].stat().st_dev != folder.stat().st_dev and snapshot.size_bytes + _SPARE_BYTES > disk.free_bytes(folder):
+    if sources[0].stat().st_dev != folder.stat().st_dev and snapshot.size_bytes + _SPARE_BYTES > disk.free_bytes(
+        folder
+    ):
         raise HostError(f"not enough disk space for a copy of {progress.megabytes(snapshot.size_bytes)}")
     shown = progress.choose(terminal, False, snapshot.size_bytes)
     files = []
@@ -188,10 +190,7 @@ def _take_in(sources: tuple[Path, ...], folder: Path, terminal: Terminal) -> tup
             partial = fetch.partial_path(file, partial_dir)
             partial.unlink(missing_ok=True)
             disk.link_or_copy(path.resolve(), partial)
-            if file.key:
-                sha256 = fetch.checked_sha256(file, partial, shown)
-            else:
-                sha256 = fetch.hash_file(partial, shown.advance)
+            sha256 = fetch.checked_sha256(file, partial, shown) if file.key else fetch.hash_file(partial, shown.advance)
             files.append(ModelFile(path.name, file.size_bytes, sha256))
             done_bytes += file.size_bytes
         fetch.publish(snapshot, folder, partial_dir)

@@ -6,9 +6,9 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from llorch.base import config
 from llorch.base.errors import LlorchError, UsageError
@@ -16,11 +16,15 @@ from llorch.host import quote, ssh
 from llorch.host.targets import SshTarget, find_targets
 from llorch.remote import spawn, terminal
 
+if TYPE_CHECKING:
+    from llorch.remote.lan import LanDownload
+
 HOSTS_AT_ONCE_MAX = 16
 OUTPUT_SIZE_MAX = 64 << 20
 _HELP = """\
 usage: llorch pool COMMAND [ARGUMENT ...] --host HOST[,HOST ...|all]
        llorch pool register NAME --host HOST [--user USER] [--port N] [--path FILE]
+       llorch pool models copy ID --from POOL --to POOL[,POOL ...|all]
 
 Runs any llorch-pool command on other machines over SSH; without --host, on this one.
 HOST is a registered short name, an alias of ~/.ssh/config, or a host name; 'all' is every registered pool.
@@ -29,17 +33,39 @@ HOST is a registered short name, an alias of ~/.ssh/config, or a host name; 'all
 
 def forward(argv: list[str], *, prog: str) -> int:
     """Run the command on the hosts it names; the exit code of a single host is passed on, of several: 0 or 1."""
+    if argv[:1] in (["models"], ["model"]) and argv[1:2] == ["copy"]:
+        from llorch.remote import model_copy
+
+        return model_copy.main(argv[2:], config.load_file(config.config_path(os.environ)))
     names, words = split_hosts(argv)
     if not names:
         sys.stdout.write(_HELP)
         if words and words[0] not in ("-h", "--help", "help"):
             raise UsageError(f"{prog} pool: --host is missing")
         return 0
-    targets = find_targets(names, config.load_file(config.config_path(os.environ)))
-    spawning = spawn.prepare(words, os.environ)
+    settings = config.load_file(config.config_path(os.environ))
+    targets = find_targets(names, settings)
+    shared = _Shared(words, spawn.prepare(words, os.environ), _lan_download(words, settings))
     if len(targets) == 1:
-        return int(ssh.run_interruptible(lambda: _one(targets[0], words, spawning)))
-    return int(ssh.run_interruptible(lambda: _many(targets, words, spawning)))
+        return int(ssh.run_interruptible(lambda: _one(targets[0], shared)))
+    return int(ssh.run_interruptible(lambda: _many(targets, shared)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What is the same for every host; the latter two are None for most commands."""
+
+    words: Sequence[str]
+    spawning: spawn.Spawning | None
+    download: LanDownload | None
+
+
+def _lan_download(words: Sequence[str], settings: Mapping[str, Any]) -> LanDownload | None:
+    if words[1:2] != ["download"]:
+        return None
+    from llorch.remote import lan  # most commands need not wait for it
+
+    return lan.prepare(words, settings)
 
 
 def split_hosts(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -62,18 +88,22 @@ def split_hosts(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     return names, words
 
 
-async def _run(
-    target: SshTarget, words: Sequence[str], spawning: spawn.Spawning | None, out: ssh.Sink, err: ssh.Sink
-) -> int:
+async def _run(target: SshTarget, shared: _Shared, out: ssh.Sink, err: ssh.Sink) -> int:
+    words, stdin = shared.words, b""
+    if shared.download is not None:
+        code = await shared.download.copy_to(target, out, err)
+        if code is not None:
+            return code
+        words = shared.download.words
     async with ssh.connect(target) as remote:
-        stdin = b""
-        if spawning is not None:
+        if (spawning := shared.spawning) is not None:
             words, stdin = spawning.words, spawning.stdin_line(remote.local_address, await remote.server_address())
-        argv = quote.pool_argv(words, program=target.program, env=terminal.for_remote(os.environ))
+        env = {**terminal.for_remote(os.environ), **target.environment}
+        argv = quote.pool_argv(words, program=target.program, env=env)
         return await remote.run(argv, out=out, err=err, stdin=stdin)
 
 
-async def _one(target: SshTarget, words: Sequence[str], spawning: spawn.Spawning | None) -> int:
+async def _one(target: SshTarget, shared: _Shared) -> int:
     """Output and exit code pass through unchanged."""
 
     def sink(stream: BinaryIO) -> ssh.Sink:
@@ -83,7 +113,7 @@ async def _one(target: SshTarget, words: Sequence[str], spawning: spawn.Spawning
 
         return write
 
-    return await _run(target, words, spawning, sink(sys.stdout.buffer), sink(sys.stderr.buffer))
+    return await _run(target, shared, sink(sys.stdout.buffer), sink(sys.stderr.buffer))
 
 
 @dataclass
@@ -96,17 +126,17 @@ class _Outcome:
     output: bytearray = field(default_factory=bytearray)
 
 
-async def _many(targets: Sequence[SshTarget], words: Sequence[str], spawning: spawn.Spawning | None) -> int:
+async def _many(targets: Sequence[SshTarget], shared: _Shared) -> int:
     """All hosts side by side: lines led by `host: `, a summary at the end, 1 when any failed.
 
     With --json the outputs are gathered into one object per host instead.
     """
-    gather = "--json" in words
+    gather = "--json" in shared.words
     turn = asyncio.Semaphore(HOSTS_AT_ONCE_MAX)
     outcomes = [_Outcome(target) for target in targets]
     async with asyncio.TaskGroup() as tasks:
         for outcome in outcomes:
-            tasks.create_task(_one_of_many(outcome, words, spawning, turn, gather=gather))
+            tasks.create_task(_one_of_many(outcome, shared, turn, gather=gather))
     if gather:
         print(json.dumps({o.target.name: _as_json(o) for o in outcomes}, ensure_ascii=False))
     failed = [o for o in outcomes if o.exit_code != 0]
@@ -118,9 +148,7 @@ async def _many(targets: Sequence[SshTarget], words: Sequence[str], spawning: sp
     return 0
 
 
-async def _one_of_many(
-    outcome: _Outcome, words: Sequence[str], spawning: spawn.Spawning | None, turn: asyncio.Semaphore, *, gather: bool
-) -> None:
+async def _one_of_many(outcome: _Outcome, shared: _Shared, turn: asyncio.Semaphore, *, gather: bool) -> None:
     name = outcome.target.name
     out, err = _Prefixed(name, sys.stdout.buffer), _Prefixed(name, sys.stderr.buffer)
 
@@ -132,7 +160,7 @@ async def _one_of_many(
     try:
         async with turn:
             sink = keep if gather else out.write
-            outcome.exit_code = await _run(outcome.target, words, spawning, sink, err.write)
+            outcome.exit_code = await _run(outcome.target, shared, sink, err.write)
     except LlorchError as error:
         outcome.exit_code, outcome.failure = error.exit_code, error.message
         terminal.tell(error.message)
