@@ -102,7 +102,7 @@ def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
 
 def _read(response: http.client.HTTPResponse, size_max: int) -> bytes:
     with _passing():
-        return response.read(size_max)
+        return response.read1(size_max)
 
 
 @contextmanager

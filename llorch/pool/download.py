@@ -29,9 +29,9 @@ def download_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="ask the hub again, although it is downloaded")
     parser.epilog = (
         "Only safetensors, JSON, tokenizer.model and chat_template.jinja are fetched, each checked by its checksum; "
-        "the catalog keeps the commit. HF_TOKEN (for gated models), HF_ENDPOINT and the other variables of the hub's own "
-        "tools are honoured. Interrupted, the same command goes on. Through 'llorch pool … --host', a registered pool "
-        "that has the model is asked first: --from POOL names one, --no-lan asks none."
+        "the catalog keeps the commit. HF_TOKEN (for gated models), HF_ENDPOINT and the other variables of the hub's "
+        "own tools are honoured. Interrupted, the same command goes on. Through 'llorch pool … --host', the other "
+        "registered pools are asked first: --from POOL names one, --no-lan asks none."
     )
 
 

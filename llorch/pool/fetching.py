@@ -89,7 +89,7 @@ def _entry_for(catalog: Catalog, offered: ModelEntry) -> ModelEntry:
         return replace(
             offered, path="", downloaded=False, size_bytes=0, files=(), revision="", aliases=free, unknown={}
         )
-    other = known.repo != offered.repo and (known.downloaded or known.repo and offered.repo)
+    other = known.repo != offered.repo and (known.downloaded or bool(known.repo and offered.repo))
     if known.embedded or other:
         raise HostError(f"'{known.id}' is another model on this pool ({known.repo or 'imported'}): rename one of them")
     return known

@@ -32,6 +32,13 @@ LEAVES: dict[tuple[str, ...], Leaf] = {
     ("worker", "stop-all"): Leaf("llorch.pool.workers:stop_all", "stop every worker of this host"),
     ("worker", "cleanup"): Leaf("llorch.pool.workers:cleanup", "remove records of dead workers, report strays"),
     ("worker", "logs"): Leaf("llorch.pool.logs:logs", "show a worker's log"),
+    ("git", "pull"): Leaf("llorch.pool.checkout:pull", "fast-forward the source checkout"),
+    ("git", "status"): Leaf("llorch.pool.checkout:status", "show where the source checkout is"),
+    ("git", "sync"): Leaf("llorch.pool.checkout:sync", "make the source checkout what its upstream branch is"),
+    ("git", "build"): Leaf("llorch.pool.checkout:build", "update submodules, run install.sh"),
+    ("test",): Leaf("llorch.pool.development:test", "run the checkout's tests, or the built-in smoke test"),
+    ("dev", "setup"): Leaf("llorch.pool.development:setup", "install what work on llorch itself needs"),
+    ("dev", "doctor"): Leaf("llorch.pool.development:doctor", "show what work on llorch itself needs"),
     ("status",): Leaf("llorch.pool.status:status", "show devices, memory, disk, models and workers of this host"),
     ("backends",): Leaf("llorch.pool.status:backends", "show which backends work here, and why others do not"),
 }
@@ -44,9 +51,14 @@ def _declare_json(parser: argparse.ArgumentParser) -> None:
 TABLE = CommandTable(
     about="this host's models and workers",
     leaves=LEAVES,
-    groups={"models": "the models of this host", "worker": "the workers of this host"},
+    groups={
+        "models": "the models of this host",
+        "worker": "the workers of this host",
+        "git": "the source checkout of this host (LLORCH_REPO, or repo= of the pool's profile)",
+        "dev": "what work on llorch itself needs on this host",
+    },
     aliases={"model": "models", "workers": "worker"},
-    not_yet=("git", "test", "dev", "doctor"),
+    not_yet=("doctor",),
     footer="Every command takes --json. Another host: llorch pool COMMAND --host HOST.",
     declare_everywhere=_declare_json,
 )

@@ -90,7 +90,8 @@ def _read_line() -> tuple[str, str]:
 
 
 def _watch_stdin(server: _Server) -> None:
-    while sys.stdin.buffer.readline(4096):
+    # Not through the buffer: a thread that waits there at the end of the program aborts it.
+    while os.read(sys.stdin.fileno(), 4096):
         pass
     server.end()
 

@@ -73,11 +73,15 @@ def spawn_arguments(parser: argparse.ArgumentParser) -> None:
 def spawn(arguments: argparse.Namespace, terminal: Terminal) -> int:
     """JSON: {worker: record, state: ready|loading}."""
     given = handover.read() if arguments.remote_stdin else Handover()
+    record = start(arguments, given, terminal)
+    return _report(record, "loading" if arguments.no_wait else "ready", arguments)
+
+
+def start(arguments: argparse.Namespace, given: Handover, terminal: Terminal) -> WorkerRecord:
+    """A started worker, ready unless --no-wait. Raises LlorchError; then nothing is left of it but its log."""
     backend = _backend(arguments)
     home = find_home(os.environ)
-    entry = catalog_file.load(home).get(arguments.model)
-    if not entry.downloaded or not (entry.embedded or catalog_file.directory(home, entry).is_dir()):
-        raise NotFound(f"model '{entry.id}' is not downloaded (run: llorch-pool models download {entry.id})")
+    entry = downloaded(home, arguments.model)
     reason = devices.why_not(backend)
     if reason is not None:
         raise HostError(f"backend {backend} is not available here: {reason}")
@@ -86,7 +90,15 @@ def spawn(arguments: argparse.Namespace, terminal: Terminal) -> int:
         record = _start_and_wait(home, entry, backend, given, arguments, terminal)
     if not arguments.no_wait:
         _measure(home, entry, record, Shape.of(backend, vars(arguments)))
-    return _report(record, "loading" if arguments.no_wait else "ready", arguments)
+    return record
+
+
+def downloaded(home: Home, model_id: str) -> ModelEntry:
+    """The catalog's entry of a model that is here. Raises NotFound."""
+    entry = catalog_file.load(home).get(model_id)
+    if not entry.downloaded or not (entry.embedded or catalog_file.directory(home, entry).is_dir()):
+        raise NotFound(f"model '{entry.id}' is not downloaded (run: llorch-pool models download {entry.id})")
+    return entry
 
 
 def _measure(home: Home, entry: ModelEntry, record: WorkerRecord, shape: Shape) -> None:
@@ -173,8 +185,7 @@ def _start(
     command = runtime.daemon_command("worker")
     with disk.locked(home.workers_lock_path):
         worker_id = arguments.worker_id or ids.new_worker_id(backend)
-        if not catalog_file.load(home).get(entry.id).downloaded:
-            raise NotFound(f"the files of model '{entry.id}' were deleted meanwhile")
+        downloaded(home, entry.id)  # its files may have been deleted meanwhile, under this very lock
         known = records.load_all(home)
         if any(record.worker_id == worker_id and record.is_alive() for record in known):
             raise HostError(f"worker '{worker_id}' is running already")

@@ -30,7 +30,7 @@ COMMANDS = CommandTable(
         "sessions": "lines of jobs that belong together, with limits of their own",
         "pool": "pools over SSH: any llorch-pool command with --host",
     },
-    not_yet=("run", "bench", "service", "dev", "init"),
+    not_yet=("run", "bench", "service", "init"),
 )
 _POOL_NOT_YET = ("install", "uninstall", "upgrade", "rollback")
 

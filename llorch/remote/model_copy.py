@@ -13,7 +13,7 @@ import os
 import secrets
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--relay", action="store_true", help="send the bytes through this machine")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     parser.epilog = (
-        "Killed half-way, the same command goes on. The source listens on a port of its own choice, for this copy only. "
+        "Killed half-way, the same command goes on. The source listens on a port of its own, for this copy only. "
         "Where the pools cannot reach each other, the bytes go through this machine and both its SSH connections: slow."
     )
     return parser
@@ -96,7 +96,7 @@ async def _copy_to_all(source: SshTarget, targets: Sequence[SshTarget], argument
         err = _lead(target, targets, sys.stderr.buffer.write)
         try:
             code = await copy(source, target, arguments.model, way, form, out, err)
-            outcomes[target.name] = {"exit_code": code, **_last_done(lines)}
+            outcomes[target.name] = {"exit_code": code, **_last_done(bytes(lines))}
         except LlorchError as error:
             terminal.tell(error.message)
             outcomes[target.name] = {"exit_code": error.exit_code, "error": error.message}
@@ -157,7 +157,7 @@ async def copy(source: SshTarget, target: SshTarget, model: str, way: Way, form:
 
 @asynccontextmanager
 async def _serving(giver: Remote, model: str, address: str, err: Sink) -> AsyncIterator[Served]:
-    """`models serve` on the source while the block runs. Raises LlorchError with its own words when it does not start."""
+    """`models serve` on the source while the block runs. Raises LlorchError, in its own words, if it does not start."""
     token = secrets.token_urlsafe(_TOKEN_BYTES)
     first = _FirstLine()
     over = asyncio.Event()
@@ -165,8 +165,9 @@ async def _serving(giver: Remote, model: str, address: str, err: Sink) -> AsyncI
     argv = _argv(giver.target, ["models", "serve", model, "--once"])
     stdin = json.dumps({"token": token, "bind": address}).encode() + b"\n"
     running = asyncio.create_task(giver.run(argv, out=first.feed, err=said.extend, stdin=stdin, open_until=over))
+    watched: set[asyncio.Future[Any]] = {running, first.ready}
     try:
-        await asyncio.wait({running, first.ready}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
         if not first.ready.done():
             raise _not_served(giver.target, model, await running, bytes(said))
         body = json.loads(first.ready.result())
@@ -174,8 +175,8 @@ async def _serving(giver: Remote, model: str, address: str, err: Sink) -> AsyncI
     finally:
         over.set()
         first.ready.cancel()
-        await asyncio.wait({running}, timeout=ssh.ADDRESS_TIMEOUT_S)
-        running.cancel()
+        with suppress(LlorchError, TimeoutError):  # how the source ends does not matter any more
+            await asyncio.wait_for(running, ssh.ADDRESS_TIMEOUT_S)
 
 
 def _not_served(source: SshTarget, model: str, code: int, said: bytes) -> LlorchError:
