@@ -43,7 +43,7 @@ class PeerSource:
         """Is it there, and does it know us? Raises Unreachable, HostError."""
         try:
             with self._get("/", {}) as response:
-                body = json.loads(_read(response, _ANSWER_BYTES_MAX))
+                body = json.loads(_read_all(response))
         except Interrupted as error:
             raise Unreachable(f"{self._host} port {self._port} cannot be reached from here ({error})") from None
         except ValueError:
@@ -66,7 +66,7 @@ class PeerSource:
         """Tell the other side that nothing more will be asked; whether it hears that does not matter."""
         try:
             with self._get("/done", {}) as response:
-                _read(response, _ANSWER_BYTES_MAX)
+                _read_all(response)
         except (Interrupted, HostError):
             pass
 
@@ -96,13 +96,19 @@ class PeerSource:
 
 
 def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
-    while data := _read(response, _CHUNK_BYTES):
+    while data := _read(response):
         yield data
 
 
-def _read(response: http.client.HTTPResponse, size_max: int) -> bytes:
+def _read(response: http.client.HTTPResponse) -> bytes:
+    """What has come; empty at the end."""
     with _passing():
-        return response.read1(size_max)
+        return response.read1(_CHUNK_BYTES)
+
+
+def _read_all(response: http.client.HTTPResponse) -> bytes:
+    with _passing():
+        return response.read(_ANSWER_BYTES_MAX)
 
 
 @contextmanager

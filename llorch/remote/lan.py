@@ -39,12 +39,13 @@ class LanDownload:
 
     async def copy_to(self, target: SshTarget, out: Sink, err: Sink) -> int | None:
         """Copy from a pool that has the model; the exit code, None when the hub is to be asked after all."""
-        source = await self._find_source(target)
-        if source is None:
+        found = await self._find_source(target)
+        if found is None:
             return None
+        source, model_id = found
         terminal.tell(f"{target.name}: {self.model} comes from pool {source.name} (--no-lan asks the hub instead)")
         try:
-            code = await model_copy.copy(source, target, self.model, model_copy.Way.BEST, self.form, out, err)
+            code = await model_copy.copy(source, target, model_id, model_copy.Way.BEST, self.form, out, err)
         except LlorchError as error:
             if self.named:
                 raise
@@ -55,15 +56,16 @@ class LanDownload:
         terminal.tell(f"{target.name}: the copy failed; the hub is asked")
         return None
 
-    async def _find_source(self, target: SshTarget) -> SshTarget | None:
-        """The first source that has the wanted revision; None, too, when the target has it itself."""
+    async def _find_source(self, target: SshTarget) -> tuple[SshTarget, str] | None:
+        """The first source that has the wanted revision, and the model's id there; None if the target has it itself."""
         others = [source for source in self.sources if source.name != target.name]
         if not others:
             return None
-        having = await asyncio.gather(*(self._has(one) for one in (target, *others)))
-        if having[0]:
+        ids = await asyncio.gather(*(self._id_at(one) for one in (target, *others)))
+        if ids[0] is not None:
             return None
-        found = next((source for source, has in zip(others, having[1:], strict=True) if has), None)
+        having = ((source, model_id) for source, model_id in zip(others, ids[1:], strict=True) if model_id is not None)
+        found = next(having, None)
         if found is None and self.named:
             raise NotFound(f"pool {others[0].name} does not have {self.model}{self._at()} (or does not answer)")
         return found
@@ -71,8 +73,8 @@ class LanDownload:
     def _at(self) -> str:
         return f" at revision {self.revision}" if self.revision else ""
 
-    async def _has(self, pool: SshTarget) -> bool:
-        """Has it the wanted model? One that does not answer in time has not."""
+    async def _id_at(self, pool: SshTarget) -> str | None:
+        """The wanted model's id on a pool that has it; one that does not answer in time has not."""
         answer = bytearray()
 
         def keep(data: bytes) -> None:
@@ -85,9 +87,9 @@ class LanDownload:
             async with asyncio.timeout(ASK_TIMEOUT_S), ssh.connect(pool) as remote:
                 await remote.run(argv, out=keep, err=lambda data: None)
             rows = json.loads(answer)["models"]
-            return any(self._is_wanted(row) for row in rows)
-        except (LlorchError, TimeoutError, ValueError, KeyError, TypeError):
-            return False
+            return next((str(row["id"]) for row in rows if self._is_wanted(row)), None)
+        except (LlorchError, TimeoutError, ValueError, KeyError, TypeError, AttributeError):
+            return None
 
     def _is_wanted(self, row: Mapping[str, Any]) -> bool:
         named = self.model in (row.get("id"), row.get("repo"), *(row.get("aliases") or ()))
