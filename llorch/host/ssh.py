@@ -103,8 +103,8 @@ class Remote:
         mark = _PidMark(err)
         finished = False
         try:
-            async with _fed(process, stdin, open_until):
-                await _pump_both(process, out, mark.feed)
+            _feed(process, stdin, open_until)
+            await _pump_both(process, out, mark.feed, open_until)
             await process.wait_closed()
             finished = True
         except asyncssh.Error as error:
@@ -183,38 +183,34 @@ class _PidMark:
             self._sink(held)
 
 
-@asynccontextmanager
-async def _fed(
-    process: asyncssh.SSHClientProcess[bytes], data: bytes, open_until: asyncio.Event | None
-) -> AsyncIterator[None]:
-    """Hand over all of stdin, and end it when it is time; a command that ended already does not want it."""
+def _feed(process: asyncssh.SSHClientProcess[bytes], data: bytes, open_until: asyncio.Event | None) -> None:
+    """Hand over all of stdin, and end it unless it stays open; a command that ended already does not want it."""
     with suppress(BrokenPipeError):
         if data:
             process.stdin.write(data)
         if open_until is None:
             process.stdin.write_eof()
-    closing = None if open_until is None else asyncio.create_task(_end_when(process, open_until))
+
+
+async def _pump_both(
+    process: asyncssh.SSHClientProcess[bytes], out: Sink, err: Sink, open_until: asyncio.Event | None
+) -> None:
+    """Copy both streams to their ends. A sink's own error comes out bare, not in a group."""
     try:
-        yield
-    finally:
-        if closing is not None:
-            closing.cancel()
+        async with asyncio.TaskGroup() as tasks:
+            pumps = [tasks.create_task(_pump(process.stdout, out)), tasks.create_task(_pump(process.stderr, err))]
+            if open_until is not None:
+                ending = tasks.create_task(_end_when(process, open_until))
+                await asyncio.wait(pumps)
+                ending.cancel()
+    except BaseExceptionGroup as group:
+        raise group.exceptions[0] from None
 
 
 async def _end_when(process: asyncssh.SSHClientProcess[bytes], event: asyncio.Event) -> None:
     await event.wait()
     with suppress(BrokenPipeError):
         process.stdin.write_eof()
-
-
-async def _pump_both(process: asyncssh.SSHClientProcess[bytes], out: Sink, err: Sink) -> None:
-    """Copy both streams to their ends. A sink's own error comes out bare, not in a group."""
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_pump(process.stdout, out))
-            tasks.create_task(_pump(process.stderr, err))
-    except BaseExceptionGroup as group:
-        raise group.exceptions[0] from None
 
 
 async def _pump(source: asyncssh.SSHReader[bytes], sink: Sink) -> None:

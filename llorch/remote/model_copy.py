@@ -13,7 +13,7 @@ import os
 import secrets
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -138,7 +138,7 @@ async def copy(source: SshTarget, target: SshTarget, model: str, way: Way, form:
     """
     async with ssh.connect(source) as giver, ssh.connect(target) as taker:
         address = await giver.server_address()
-        async with _serving(giver, model, address, err) as served:
+        async with _serving(giver, model, address) as served:
             code = Unreachable.exit_code
             # A loopback address means another machine over there, and a stranger should not be shown our token.
             if way is Way.BEST and (not is_loopback(address) or is_loopback(await taker.server_address())):
@@ -156,7 +156,7 @@ async def copy(source: SshTarget, target: SshTarget, model: str, way: Way, form:
 
 
 @asynccontextmanager
-async def _serving(giver: Remote, model: str, address: str, err: Sink) -> AsyncIterator[Served]:
+async def _serving(giver: Remote, model: str, address: str) -> AsyncIterator[Served]:
     """`models serve` on the source while the block runs. Raises LlorchError, in its own words, if it does not start."""
     token = secrets.token_urlsafe(_TOKEN_BYTES)
     first = _FirstLine()
@@ -164,19 +164,18 @@ async def _serving(giver: Remote, model: str, address: str, err: Sink) -> AsyncI
     said = bytearray()
     argv = _argv(giver.target, ["models", "serve", model, "--once"])
     stdin = json.dumps({"token": token, "bind": address}).encode() + b"\n"
-    running = asyncio.create_task(giver.run(argv, out=first.feed, err=said.extend, stdin=stdin, open_until=over))
-    watched: set[asyncio.Future[Any]] = {running, first.ready}
     try:
-        await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
-        if not first.ready.done():
-            raise _not_served(giver.target, model, await running, bytes(said))
-        body = json.loads(first.ready.result())
-        yield Served(str(body["url"]), token, body["model"])
-    finally:
-        over.set()
-        first.ready.cancel()
-        with suppress(LlorchError, TimeoutError):  # how the source ends does not matter any more
-            await asyncio.wait_for(running, ssh.ADDRESS_TIMEOUT_S)
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(giver.run(argv, out=first.feed, err=said.extend, stdin=stdin, open_until=over))
+            watched: set[asyncio.Future[Any]] = {running, first.ready}
+            await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+            if not first.ready.done():
+                raise _not_served(giver.target, model, await running, bytes(said))
+            body = json.loads(first.ready.result())
+            yield Served(str(body["url"]), token, body["model"])
+            over.set()
+    except BaseExceptionGroup as group:
+        raise group.exceptions[0] from None
 
 
 def _not_served(source: SshTarget, model: str, code: int, said: bytes) -> LlorchError:

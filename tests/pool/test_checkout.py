@@ -53,7 +53,9 @@ def advance(origin: Path) -> str:
     return git(origin, "rev-parse", "HEAD")
 
 
-@pytest.mark.parametrize("words", ["git pull", "git status", "git sync --force", "git build", "dev setup -y", "dev doctor"])
+@pytest.mark.parametrize(
+    "words", ["git pull", "git status", "git sync --force", "git build", "dev setup -y", "dev doctor"]
+)
 def test_without_a_checkout_it_is_exit_4_and_the_hint(pool: Pool, words: str) -> None:
     """The hint names LLORCH_REPO; a folder that is no checkout is said so."""
     ran = pool.run(*words.split())
@@ -123,7 +125,7 @@ def test_build_updates_submodules_and_runs_install(pool: Pool, origin: Path, che
 
 
 def test_test_runs_the_suite_and_passes_its_exit_code_on(pool: Pool, checkout: Path) -> None:
-    """All of it, one by name, the seed's `integration`; an unknown one is not found, and nothing runs outside tests/."""
+    """All of it, one by name, the seed's `integration`; an unknown one is not found; nothing runs outside tests/."""
     pool.ok("test")
     pool.ok("test", "e2e")
     pool.ok("test", "integration")
@@ -139,7 +141,7 @@ def test_test_runs_the_suite_and_passes_its_exit_code_on(pool: Pool, checkout: P
 
 
 def test_without_a_checkout_the_smoke_test_runs(pool: Pool) -> None:
-    """A worker of the embedded model is spawned, asked, stopped, and nothing of it is left; a suite needs a checkout."""
+    """A worker of the embedded model is spawned, asked and stopped; nothing is left. A suite needs a checkout."""
     found = pool.ok("test", "--json").json()
     assert found["ok"] and found["tokens"] > 0
     assert pool.ok("worker", "list", "--json").json()["workers"] == []

@@ -152,7 +152,7 @@ def test_an_alias_is_one_models_other_name(pool: Pool) -> None:
 
 
 def test_info_tells_what_the_hub_says(pool: Pool, hub: Hub) -> None:
-    """With --hub size, commit, licence and consent are known before a download, and so is the fit; after it they stay."""
+    """With --hub size, commit, licence, consent and fit are known before a download; after it they stay."""
     hub.licence, hub.repositories[REPO].gated, hub.token = "apache-2.0", True, "t"
     before = pool.ok("models", "info", REPO, "--json").json()
     assert before["hub"] is None and before["disk"]["fits"] is None
