@@ -61,17 +61,29 @@ class LanDownload:
         others = [source for source in self.sources if source.name != target.name]
         if not others:
             return None
-        ids = await asyncio.gather(*(self._id_at(one) for one in (target, *others)))
-        if ids[0] is not None:
+        found: tuple[SshTarget, str] | None = None
+        async with asyncio.TaskGroup() as tasks:
+            here = tasks.create_task(self._id_at(target))
+            asked = [tasks.create_task(self._offer(source)) for source in others]
+            if await here is not None:
+                others = []
+            for answer in asyncio.as_completed(asked) if others else ():
+                if (found := await answer) is not None:
+                    break  # a pool that sleeps is not waited for
+            for task in asked:
+                task.cancel()
+        if not others:
             return None
-        having = ((source, model_id) for source, model_id in zip(others, ids[1:], strict=True) if model_id is not None)
-        found = next(having, None)
         if found is None and self.named:
             raise NotFound(f"pool {others[0].name} does not have {self.model}{self._at()} (or does not answer)")
         return found
 
     def _at(self) -> str:
         return f" at revision {self.revision}" if self.revision else ""
+
+    async def _offer(self, pool: SshTarget) -> tuple[SshTarget, str] | None:
+        model_id = await self._id_at(pool)
+        return None if model_id is None else (pool, model_id)
 
     async def _id_at(self, pool: SshTarget) -> str | None:
         """The wanted model's id on a pool that has it; one that does not answer in time has not."""

@@ -124,6 +124,29 @@ def test_pools_that_do_not_reach_each_other_are_relayed(pools: Pools) -> None:
     assert pools.content(pools.b) == pools.content(pools.a) != {}
 
 
+def test_one_of_several_targets_may_fail(pools: Pools) -> None:
+    """The others have the model, the exit code is 1, and --json tells them apart."""
+    config = pools.sshd.home / ".config" / "llorch" / "llorch.toml"
+    config.write_text(config.read_text() + '[pools.gone]\nhost = "127.0.0.1"\nport = 1\n')
+    words = ("models", "copy", "qwen-0.5b", "--from", "a", "--to", "gone,b")
+    done = pools.llorch(*words, "--json")
+    found = json.loads(done.out)["pools"]
+    assert done.code == 1 and found["gone"]["exit_code"] == 255 and found["b"]["exit_code"] == 0, done.err
+    assert pools.content(pools.b) == pools.content(pools.a) != {}
+    again = pools.llorch(*words)
+    assert again.code == 1 and "b: Model qwen-0.5b is downloaded already" in again.out
+
+
+def test_several_hosts_download_side_by_side(pools: Pools) -> None:
+    """The one that has the model asks nobody, the other one takes it from there; a pool that is gone costs nothing."""
+    config = pools.sshd.home / ".config" / "llorch" / "llorch.toml"
+    config.write_text(config.read_text() + '[pools.gone]\nhost = "127.0.0.1"\nport = 1\n')
+    done = pools.llorch("models", "download", "qwen-0.5b", "--host", "a,b")
+    assert done.code == 0, done.err
+    assert "a: Model qwen-0.5b is downloaded already" in done.out and "b: qwen-0.5b comes from pool a" in done.err
+    assert pools.content(pools.b) == pools.content(pools.a) != {}
+
+
 def test_a_changed_byte_at_the_source_is_refused(pools: Pools) -> None:
     """The copy fails by name of the file, and the target has no model."""
     weights = pools.a / "models" / "qwen-0.5b" / "model.safetensors"
