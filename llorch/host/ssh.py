@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from llorch.base.errors import LlorchError, SshFailed
 from llorch.host import quote, runtime
+from llorch.host.pid_mark import PidMark
 from llorch.host.targets import SshTarget
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ KEEPALIVE_INTERVAL_S = 15
 KEEPALIVE_COUNT_MAX = 4
 JUMPS_MAX = 8
 READ_SIZE_MAX = 64 << 10
-# Login scripts may talk before our command says its process id, but not for ever.
-MARK_WITHIN_BYTES = 16 << 10
 # A command that is told to stop gets INT, then TERM, then KILL, each with this much time: a spawn that is interrupted
 # stops its worker first, which may take 5 s.
 STOP_STEPS = (("INT", 8.0), ("TERM", 3.0), ("KILL", 1.0))
@@ -100,7 +99,7 @@ class Remote:
         import asyncssh
 
         process = await self._start(quote.marked_line(argv))
-        mark = _PidMark(err)
+        mark = PidMark(err)
         finished = False
         try:
             _feed(process, stdin, open_until)
@@ -154,33 +153,6 @@ class Remote:
             number = getattr(signal, f"SIG{process.exit_signal[0]}", None)
             return 128 + int(number) if number is not None else 1
         raise SshFailed(f"{self.target.name}: the connection was lost before the command ended")
-
-
-class _PidMark:
-    """Takes the line that names the remote process id out of stderr and passes everything else on."""
-
-    def __init__(self, sink: Sink) -> None:
-        self.pid: int | None = None
-        self._sink = sink
-        self._held: bytes | None = b""  # None once the line was found or will not come
-
-    def feed(self, data: bytes) -> None:
-        """Bytes of stderr as they come."""
-        if self._held is None:
-            return self._sink(data)
-        self._held += data
-        if found := quote.PID_MARK.search(self._held):
-            self.pid = int(found[1])
-            self._held = self._held[: found.start()] + self._held[found.end() :]
-        elif len(self._held) < MARK_WITHIN_BYTES:
-            return None
-        return self.flush()
-
-    def flush(self) -> None:
-        """Pass on what is held."""
-        held, self._held = self._held, None
-        if held:
-            self._sink(held)
 
 
 def _feed(process: asyncssh.SSHClientProcess[bytes], data: bytes, open_until: asyncio.Event | None) -> None:
