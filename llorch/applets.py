@@ -97,9 +97,13 @@ REMOTE_WORDS = (
     ("demo", "the whole system on this machine, in one minute"),
 )
 # Words it knows, but cannot do in this version: it says so instead of `unknown command`.
-REMOTE_WORDS_LATER = ("run", "bench", "service", "dev", "init")
+REMOTE_WORDS_LATER = ("run", "bench", "service", "init")
 # Words after `llorch pool` that concern the operator's side even without --host.
 REMOTE_POOL_WORDS = ("register", "install", "uninstall", "upgrade", "rollback")
+# Pairs of them that do: they are about several pools.
+REMOTE_POOL_PAIRS = (["models", "copy"], ["model", "copy"])
+# A group of the pool CLI that is reached without the word `pool`, too (`llorch dev setup`): it is about this machine.
+POOL_GROUP = "dev"
 # Words of the pool CLI that people type after a role's name (`llorch worker list`).
 POOL_WORKER_WORDS = ("list", "spawn", "stop", "stop-all", "restart", "cleanup", "logs")
 # `llorch --model DIR --port 8001` is a worker: the flags that may stand first in such a line.
@@ -153,6 +157,8 @@ def _dispatch_word(args: list[str]) -> int:
         return _print(_version_line("llorch"))
     if first.partition("=")[0] in WORKER_FLAGS and any(arg.partition("=")[0] == "--model" for arg in args):
         return _run(_row("worker"), args, "llorch")
+    if first == POOL_GROUP:
+        return _run(_row("pool"), args, "llorch")
     role = find(first)
     if role is not None and role.target != _REMOTE:
         if role.target == _POOL and is_remote_pool(args[1:]):
@@ -170,7 +176,7 @@ def is_remote_pool(args: list[str]) -> bool:
     before = args[: args.index("--")] if "--" in args else args
     if any(arg == "--host" or arg.startswith("--host=") for arg in before):
         return True
-    return bool(args) and args[0] in REMOTE_POOL_WORDS
+    return bool(args) and (args[0] in REMOTE_POOL_WORDS or args[:2] in REMOTE_POOL_PAIRS)
 
 
 def help_text() -> str:

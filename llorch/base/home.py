@@ -36,6 +36,15 @@ class Home:
         return self.workers_dir / ".lock"
 
     @property
+    def measured_path(self) -> Path:
+        """What workers of this host were seen to take of its memory."""
+        return self.catalog_path.with_name("measured.json")
+
+    def model_lock_path(self, model_id: str) -> Path:
+        """Held while a model's files are brought, mended or deleted."""
+        return self.models_dir / f".{model_id}.lock"
+
+    @property
     def home_id_path(self) -> Path:
         """The random id that every process started for this home carries in LLORCH_HOME_ID."""
         return self.workers_dir.parent / "home-id"

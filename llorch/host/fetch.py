@@ -1,7 +1,5 @@
-"""Model files from the hub: what a repository holds at one commit, and each file resumed, verified and moved in place.
+"""Model files from a source (the hub, another pool): each one resumed, verified and moved in place.
 
-The library gives the metadata, the credentials and the cache; the transfer itself is ours, because the library (2.x)
-throws a partial file away when the process ends, and a download of gigabytes must go on where it stopped.
 Only safetensors, JSON, tokenizer.model and the chat template are ever fetched: nothing that would run outside of the
 templates' sandbox.
 """
@@ -14,22 +12,20 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import BinaryIO, Protocol
 
-from llorch.base.errors import HostError, NotFound, Unreachable
-from llorch.host import disk, runtime
+from llorch.base.errors import HostError, Unreachable
+from llorch.host import disk
 
 TEMPLATE_FILE = "chat_template.jinja"  # where newer repositories keep what tokenizer_config.json held
-READ_TIMEOUT_S = 30.0
-LOOK_UP_TIMEOUT_S = 20.0
 RETRIES_MAX = 6  # in a row, without a single byte between them
 _BACKOFF_S = 0.5
 _BACKOFF_MAX_S = 8.0
 _CHUNK_BYTES = 1 << 20
-_BUSY = (408, 429, 500, 502, 503, 504)
+BUSY = (408, 429, 500, 502, 503, 504)  # statuses that pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +45,16 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The files to fetch from `repo` at the commit `revision` (40 hex digits)."""
+    """The files to fetch of `repo` at the commit `revision` (40 hex digits, "" when it has none).
+
+    `licence` as the hub names it, "" when it does not say; `gated` whether it asks for consent, None when unknown.
+    """
 
     repo: str
     revision: str
     files: tuple[RemoteFile, ...]
+    licence: str = ""
+    gated: bool | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -68,6 +69,32 @@ class Watcher(Protocol):
 
     def note(self, text: str) -> None:
         """Something worth a line, such as a broken connection that is resumed."""
+
+
+class Interrupted(Exception):
+    """The transfer broke, in a way that may pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """The bytes of a file as they come; from the asked position on when `resumed`, else from its first byte."""
+
+    resumed: bool
+    chunks: Iterator[bytes]
+
+
+class Source(Protocol):
+    """Where files come from."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+
+    def cached(self, file: RemoteFile) -> Path | None:
+        """A whole copy of the file on this host that the source knows of."""
+
+    def open(self, file: RemoteFile, from_bytes: int) -> AbstractContextManager[Body]:
+        """The file from byte `from_bytes` on. Raises Interrupted (also while it is read) for what may pass."""
 
 
 def is_wanted(path: str) -> bool:
@@ -88,61 +115,6 @@ def select(files: Sequence[RemoteFile]) -> tuple[RemoteFile, ...]:
     return tuple(sorted(wanted, key=lambda file: (file.size_bytes, file.path)))
 
 
-def look_up(repo: str, revision: str | None = None) -> Snapshot:
-    """What to fetch of `repo` at `revision` (branch, tag or commit; None is the default branch), pinned to a commit.
-
-    Raises NotFound (no such repository or revision), Unreachable (offline) or HostError (gated, no safetensors).
-    """
-    runtime.ensure("net")
-    from huggingface_hub import HfApi
-
-    with _hub_errors(repo):
-        info = HfApi(library_name="llorch").model_info(
-            repo, revision=revision, files_metadata=True, timeout=LOOK_UP_TIMEOUT_S
-        )
-    listed = [_remote_file(sibling) for sibling in info.siblings or ()]
-    files = select([file for file in listed if file is not None])
-    if not files or not info.sha:
-        raise HostError(f"{repo} has no safetensors weights; other formats can hold code and are not downloaded")
-    return Snapshot(repo, info.sha, files)
-
-
-def _remote_file(sibling: Any) -> RemoteFile | None:
-    """A listed file; None when the hub states neither size nor hash, so that it could not be verified."""
-    sha256 = sibling.lfs.sha256 if sibling.lfs is not None else ""
-    if sibling.size is None or not (sha256 or sibling.blob_id):
-        return None
-    return RemoteFile(sibling.rfilename, int(sibling.size), sha256, sibling.blob_id or "")
-
-
-@contextmanager
-def _hub_errors(repo: str) -> Iterator[None]:
-    """The hub's and the network's errors in the operator's words."""
-    import httpx2
-    from huggingface_hub import constants, errors
-
-    hub = constants.ENDPOINT
-    try:
-        yield
-    except errors.GatedRepoError:
-        raise HostError(
-            f"{repo} is gated: accept its licence at {hub}/{repo}, then set HF_TOKEN to a token of that account"
-        ) from None
-    except errors.RepositoryNotFoundError:
-        raise NotFound(f"no repository {repo} at {hub} (a private one needs HF_TOKEN)") from None
-    except (errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError):
-        raise NotFound(f"{repo} has no such revision or file") from None
-    except errors.HFValidationError:
-        raise NotFound(f"'{repo}' is not a repository name") from None
-    except errors.OfflineModeIsEnabled:
-        raise Unreachable("HF_HUB_OFFLINE is set, so the hub is not asked; unset it to download") from None
-    except errors.HfHubHTTPError as error:
-        raise HostError(f"{hub} answered {error.response.status_code} for {repo}") from None
-    except (httpx2.TransportError, httpx2.InvalidURL) as error:
-        reason = str(error) or type(error).__name__
-        raise Unreachable(f"the hub {hub} does not answer ({reason}); are we offline?") from None
-
-
 def partial_path(file: RemoteFile, partial_dir: Path) -> Path:
     """Where the bytes of `file` gather until they are verified."""
     return partial_dir / f"{file.path}.{file.key}"
@@ -156,28 +128,28 @@ def present_bytes(file: RemoteFile, directory: Path, partial_dir: Path) -> int:
     return 0
 
 
-def fetch_file(snapshot: Snapshot, file: RemoteFile, directory: Path, partial_dir: Path, watcher: Watcher) -> str:
+def fetch_file(source: Source, file: RemoteFile, directory: Path, partial_dir: Path, watcher: Watcher) -> str:
     """Bring `file` to `partial_path`, verified; returns its SHA-256 in hex.
 
-    Taken in this order: the partial file, the same file in `directory`, the hub's cache on this host, the network.
+    Taken in this order: the partial file, the same file in `directory`, the source's cache on this host, the network.
     Interrupted at any point, the next call goes on. Raises HostError when the content is wrong twice.
     """
     partial = partial_path(file, partial_dir)
     if not partial.exists():
         _adopt(directory / file.path, partial, file)
-    if not partial.exists() and (cached := _cached(snapshot, file)) is not None:
+    if not partial.exists() and (cached := source.cached(file)) is not None:
         disk.link_or_copy(cached, partial)
     for _ in range(2):
         digest = _Digest(file)
         if partial.exists():
             digest.read(partial, watcher)
         if digest.count != file.size_bytes:
-            _transfer(snapshot, file, partial, digest, watcher)
+            _transfer(source, file, partial, digest, watcher)
         if digest.matches():
             return digest.sha256.hexdigest()
         partial.unlink()
         watcher.note(f"{file.path}: wrong checksum, fetching it again")
-    raise HostError(f"{file.path} of {snapshot.repo} does not have the checksum that the hub states")
+    raise HostError(f"{file.path}: what {source.name} delivers does not have the checksum that was stated for it")
 
 
 def _adopt(existing: Path, partial: Path, file: RemoteFile) -> None:
@@ -187,17 +159,6 @@ def _adopt(existing: Path, partial: Path, file: RemoteFile) -> None:
         digest.read(existing, None)
         if digest.matches():
             disk.link_or_copy(existing, partial)
-
-
-def _cached(snapshot: Snapshot, file: RemoteFile) -> Path | None:
-    """The file in the hub library's own cache, if it is whole."""
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(snapshot.repo, file.path, revision=snapshot.revision)
-    if not isinstance(found, str):
-        return None
-    path = Path(found).resolve()
-    return path if path.is_file() and path.stat().st_size == file.size_bytes else None
 
 
 class _Digest:
@@ -233,59 +194,39 @@ class _Digest:
         return self._git.hexdigest() == self._file.git_sha1
 
 
-def _transfer(snapshot: Snapshot, file: RemoteFile, partial: Path, digest: _Digest, watcher: Watcher) -> None:
+def _transfer(source: Source, file: RemoteFile, partial: Path, digest: _Digest, watcher: Watcher) -> None:
     """Append what is missing of `file` to `partial`, through broken connections, as long as each brings something."""
-    import httpx2
-
     idle = 0
     while digest.count < file.size_bytes:
         before = digest.count
         try:
-            _stream(snapshot, file, partial, digest, watcher)
-        except (httpx2.TransportError, _Busy) as error:
+            _stream(source, file, partial, digest, watcher)
+        except Interrupted as error:
             idle = 0 if digest.count > before else idle + 1
             if idle >= RETRIES_MAX:
                 raise Unreachable(
-                    f"{file.path}: the hub does not deliver ({error}); run the same command to go on"
+                    f"{file.path}: {source.name} does not deliver ({error}); run the same command to go on"
                 ) from None
             delay = min(_BACKOFF_S * 2**idle, _BACKOFF_MAX_S)
             watcher.note(f"{file.path}: connection lost at {digest.count} bytes, going on in {delay:g} s")
             time.sleep(delay)
 
 
-class _Busy(Exception):
-    """The hub answered with a status that passes, or ended a body early."""
-
-
-def _stream(snapshot: Snapshot, file: RemoteFile, partial: Path, digest: _Digest, watcher: Watcher) -> None:
-    from huggingface_hub import hf_hub_url
-    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
-
-    url = hf_hub_url(snapshot.repo, file.path, revision=snapshot.revision)
-    headers = {**build_hf_headers(library_name="llorch"), "Accept-Encoding": "identity"}
-    if digest.count:
-        headers["Range"] = f"bytes={digest.count}-"
-    with get_session().stream("GET", url, headers=headers, timeout=READ_TIMEOUT_S) as response:
-        if response.status_code in _BUSY:
-            raise _Busy(f"status {response.status_code}")
-        if response.status_code >= 400:
-            response.read()
-            with _hub_errors(snapshot.repo):
-                hf_raise_for_status(response)
-        resumed = response.status_code == 206
-        if not resumed:
+def _stream(source: Source, file: RemoteFile, partial: Path, digest: _Digest, watcher: Watcher) -> None:
+    with source.open(file, digest.count) as body:
+        if not body.resumed:
             digest.reset()
-        with open(partial, "ab" if resumed else "wb") as target:
-            _append(response.iter_raw(), target, file, digest, watcher)
+        with open(partial, "ab" if body.resumed else "wb") as target:
+            _append(body.chunks, target, file, digest, watcher)
     if digest.count < file.size_bytes:
-        raise _Busy("the body ended early")
+        raise Interrupted("the body ended early")
 
 
-def _append(chunks: Iterator[bytes], target: Any, file: RemoteFile, digest: _Digest, watcher: Watcher) -> None:
+def _append(chunks: Iterator[bytes], target: BinaryIO, file: RemoteFile, digest: _Digest, watcher: Watcher) -> None:
     try:
         for chunk in chunks:
             if digest.count + len(chunk) > file.size_bytes:
-                raise HostError(f"{file.path}: the hub sends more bytes than it stated")
+                raise HostError(f"{file.path}: the other side sends more bytes than were stated")
             target.write(chunk)
             target.flush()
             digest.update(chunk)
@@ -303,6 +244,15 @@ def publish(snapshot: Snapshot, directory: Path, partial_dir: Path) -> None:
         partial_path(file, partial_dir).replace(directory / file.path)
     disk.sync_dir(directory)
     shutil.rmtree(partial_dir, ignore_errors=True)
+
+
+def checked_sha256(file: RemoteFile, path: Path, watcher: Watcher) -> str:
+    """The SHA-256 of `path`, whose content must be the one that `file` states. Raises HostError."""
+    digest = _Digest(file)
+    digest.read(path, watcher)
+    if not digest.matches():
+        raise HostError(f"{path} is damaged: its checksum is not the one that was stated for it")
+    return digest.sha256.hexdigest()
 
 
 def hash_file(path: Path, on_bytes: Callable[[int], None]) -> str:

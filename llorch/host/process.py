@@ -289,6 +289,16 @@ def available_memory_bytes() -> int:
     return min([available, *_cgroup_headrooms(_MEMBERSHIP, _CGROUP_ROOT)])
 
 
+def resident_bytes(pid: int) -> int:
+    """Main memory that process `pid` holds now; 0 when there is no such process."""
+    import psutil
+
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
 def processors_allowed() -> int:
     """Processors this process may keep busy: its affinity, or the tightest cgroup's cpu.max rounded up."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -19,7 +19,7 @@ from llorch.host import cores, in_use, install, process, prune, runtime
 
 GRACE_S = 30.0
 # What a home and a state directory hold, for those that the user named: nothing else in there is ours.
-_DATA = ("catalog.json", ".catalog.lock", "models", "workers", "home-id")
+_DATA = ("catalog.json", ".catalog.lock", "measured.json", "models", "workers", "home-id")
 _STATE = ("orchestratord.sqlite", "orchestratord.sqlite-shm", "orchestratord.sqlite-wal", "orchestratord.json")
 _STATE_MORE = ("segments", "worker-token", "policy.star")
 

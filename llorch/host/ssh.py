@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from llorch.base.errors import LlorchError, SshFailed
 from llorch.host import host_keys, quote, runtime
+from llorch.host.pid_mark import PidMark
 from llorch.host.targets import SshTarget
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ KEEPALIVE_INTERVAL_S = 15
 KEEPALIVE_COUNT_MAX = 4
 JUMPS_MAX = 8
 READ_SIZE_MAX = 64 << 10
-# Login scripts may talk before our command says its process id, but not for ever.
-MARK_WITHIN_BYTES = 16 << 10
 ANSWER_SIZE_MAX = 1 << 20
 # A command that is told to stop gets INT, then TERM, then KILL, each with this much time: a spawn that is interrupted
 # stops its worker first, which may take 5 s.
@@ -57,6 +56,11 @@ class Remote:
         self.local_address = local_address
         self._connection = connection
 
+    @property
+    def connection(self) -> asyncssh.SSHClientConnection:
+        """What other modules of this folder open channels on."""
+        return self._connection
+
     async def server_address(self) -> str:
         """The host's own address that this session reached, as its sshd says: true behind NAT and jump hosts, too."""
         import asyncssh
@@ -75,20 +79,30 @@ class Remote:
             raise SshFailed(f"{self.target.name}: its SSH server does not say which address it was reached at")
         return words[2]
 
-    async def run(self, argv: Sequence[str], *, out: Sink, err: Sink, stdin: bytes = b"") -> int:
+    async def run(
+        self,
+        argv: Sequence[str],
+        *,
+        out: Sink,
+        err: Sink,
+        stdin: bytes = b"",
+        open_until: asyncio.Event | None = None,
+    ) -> int:
         """Run one command; its output goes to the sinks as it comes, `stdin` is written and closed.
 
+        With `open_until` stdin is closed only when that is set: the command sees its end, also when we die or the
+        connection breaks.
         Gives the exit code (128 + n after signal n). When cancelled, or when a sink raises, the remote command is
         stopped before this returns. Raises SshFailed when the connection breaks.
         """
         import asyncssh
 
         process = await self._start(quote.marked_line(argv))
-        mark = _PidMark(err)
+        mark = PidMark(err)
         finished = False
         try:
-            _feed(process, stdin)
-            await _pump_both(process, out, mark.feed)
+            _feed(process, stdin, open_until)
+            await _pump_both(process, out, mark.feed, open_until)
             await process.wait_closed()
             finished = True
         except asyncssh.Error as error:
@@ -175,49 +189,34 @@ class Remote:
         raise SshFailed(f"{self.target.name}: the connection was lost before the command ended")
 
 
-class _PidMark:
-    """Takes the line that names the remote process id out of stderr and passes everything else on."""
-
-    def __init__(self, sink: Sink) -> None:
-        self.pid: int | None = None
-        self._sink = sink
-        self._held: bytes | None = b""  # None once the line was found or will not come
-
-    def feed(self, data: bytes) -> None:
-        """Bytes of stderr as they come."""
-        if self._held is None:
-            return self._sink(data)
-        self._held += data
-        if found := quote.PID_MARK.search(self._held):
-            self.pid = int(found[1])
-            self._held = self._held[: found.start()] + self._held[found.end() :]
-        elif len(self._held) < MARK_WITHIN_BYTES:
-            return None
-        return self.flush()
-
-    def flush(self) -> None:
-        """Pass on what is held."""
-        held, self._held = self._held, None
-        if held:
-            self._sink(held)
-
-
-def _feed(process: asyncssh.SSHClientProcess[bytes], data: bytes) -> None:
-    """Hand over all of stdin and end it; a command that ended already does not want it."""
+def _feed(process: asyncssh.SSHClientProcess[bytes], data: bytes, open_until: asyncio.Event | None) -> None:
+    """Hand over all of stdin, and end it unless it stays open; a command that ended already does not want it."""
     with suppress(BrokenPipeError):
         if data:
             process.stdin.write(data)
-        process.stdin.write_eof()
+        if open_until is None:
+            process.stdin.write_eof()
 
 
-async def _pump_both(process: asyncssh.SSHClientProcess[bytes], out: Sink, err: Sink) -> None:
+async def _pump_both(
+    process: asyncssh.SSHClientProcess[bytes], out: Sink, err: Sink, open_until: asyncio.Event | None
+) -> None:
     """Copy both streams to their ends. A sink's own error comes out bare, not in a group."""
     try:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_pump(process.stdout, out))
-            tasks.create_task(_pump(process.stderr, err))
+            pumps = [tasks.create_task(_pump(process.stdout, out)), tasks.create_task(_pump(process.stderr, err))]
+            if open_until is not None:
+                ending = tasks.create_task(_end_when(process, open_until))
+                await asyncio.wait(pumps)
+                ending.cancel()
     except BaseExceptionGroup as group:
         raise group.exceptions[0] from None
+
+
+async def _end_when(process: asyncssh.SSHClientProcess[bytes], event: asyncio.Event) -> None:
+    await event.wait()
+    with suppress(BrokenPipeError):
+        process.stdin.write_eof()
 
 
 async def _pump(source: asyncssh.SSHReader[bytes], sink: Sink) -> None:

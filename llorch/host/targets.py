@@ -15,13 +15,22 @@ _MAC = re.compile(r"[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){5}")
 
 @dataclass(frozen=True, slots=True)
 class SshTarget:
-    """One SSH destination. None leaves a value to ~/.ssh/config; `program` is llorch-pool's path over there."""
+    """One SSH destination. None leaves a value to ~/.ssh/config.
+
+    `program` is llorch-pool's path over there, `repo` its source checkout.
+    """
 
     name: str
     host: str
     user: str | None = None
     port: int | None = None
     program: str | None = None
+    repo: str | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What llorch-pool over there is to be told by its environment."""
+        return {} if self.repo is None else {"LLORCH_REPO": self.repo}
 
     @property
     def ssh_words(self) -> list[str]:
@@ -59,14 +68,14 @@ def find_targets(names: Sequence[str], config: Mapping[str, Any]) -> list[SshTar
 
 
 def _from_profile(name: str, profile: Mapping[str, Any]) -> SshTarget:
-    host, user, port, path = (profile.get(key) for key in ("host", "user", "port", "path"))
-    for key, value in (("host", host), ("user", user), ("path", path), ("repo", profile.get("repo"))):
+    host, user, port, path, repo = (profile.get(key) for key in ("host", "user", "port", "path", "repo"))
+    for key, value in (("host", host), ("user", user), ("path", path), ("repo", repo)):
         if value is not None and (not isinstance(value, str) or not value or value.startswith("-")):
             raise ConfigError(f"[pools.{name}]: {key} must be a string and not start with '-'")
     if port is not None and (not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536):
         raise ConfigError(f"[pools.{name}]: port must be a number from 1 to 65535")
     _check_the_rest(name, profile)
-    return SshTarget(name, host or name, user, port, path)
+    return SshTarget(name, host or name, user, port, path, repo)
 
 
 def _check_the_rest(name: str, profile: Mapping[str, Any]) -> None:

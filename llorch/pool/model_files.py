@@ -1,33 +1,32 @@
-"""`models verify|delete|import`: commands that read or change the files of a model."""
+"""`models verify|delete`: commands that check, mend or remove the files of a model."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import shutil
-import sys
+from collections.abc import Collection
 from dataclasses import replace
-from pathlib import Path
 
-from llorch.base import ids
-from llorch.base.errors import HostError, NotFound, UsageError
+from llorch.base.errors import HostError, NotFound
 from llorch.base.home import Home, find_home
-from llorch.base.ids import ModelId
-from llorch.host import disk, fetch
-from llorch.pool import catalog_file, progress, records
-from llorch.pool.download import PARTIAL_DIR
-from llorch.pool.models import model_body
+from llorch.host import disk, fetch, hub
+from llorch.host.fetch import RemoteFile, Snapshot
+from llorch.pool import arrival, catalog_file, output, progress, records
 from llorch.pool.output import print_json
 from llorch.pool.terminal import Terminal
-from llorch.wire.catalog import ModelEntry, ModelFile, downloaded_as
+from llorch.wire.catalog import Catalog, ModelEntry
+
+Problem = tuple[str, str]  # path, what is wrong with it
 
 
 def verify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="ID")
+    parser.add_argument("--fix", action="store_true", help="download the damaged files again, and only those")
 
 
 def verify(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    """Exit 1 when a file is missing or changed. JSON: {id, ok, problems: [{path, problem}]}."""
+    """Exit 1 when a file is missing or changed (and not mended). JSON: {id, ok, problems: [{path, problem}], fixed}."""
     home = find_home(os.environ)
     entry = catalog_file.load(home).get(arguments.model)
     if not entry.downloaded or (not entry.files and not entry.embedded):
@@ -35,19 +34,36 @@ def verify(arguments: argparse.Namespace, terminal: Terminal) -> int:
             f"model '{entry.id}' is not downloaded: nothing to verify (llorch-pool models download {entry.id})"
         )
     shown = progress.choose(terminal, False, sum(file.size_bytes for file in entry.files))
-    problems = [] if arguments.json and not entry.files else _problems(home, entry, shown)
-    if arguments.json:
-        rows = [{"path": path, "problem": problem} for path, problem in problems]
-        print_json({"id": entry.id, "ok": not problems, "problems": rows})
-    elif problems:
-        print("\n".join(f"{path}: {problem}" for path, problem in problems))
-        print(f"Model {entry.id} is damaged: run llorch-pool models download {entry.id} --force")
-    else:
-        print(f"Model {entry.id} is intact ({len(entry.files)} files)")
+    try:
+        problems = _problems(home, entry, shown)
+    finally:
+        shown.close()
+    fixed: list[Problem] = []
+    if problems and arguments.fix:
+        _mend(home, entry, {path for path, _ in problems}, terminal)
+        fixed, problems = problems, []
+    _report(entry, problems, fixed, arguments)
     return 1 if problems else 0
 
 
-def _problems(home: Home, entry: ModelEntry, shown: progress.Progress) -> list[tuple[str, str]]:
+def _report(entry: ModelEntry, problems: list[Problem], fixed: list[Problem], arguments: argparse.Namespace) -> None:
+    if arguments.json:
+        rows = [{"path": path, "problem": problem} for path, problem in problems]
+        print_json({"id": entry.id, "ok": not problems, "problems": rows, "fixed": [path for path, _ in fixed]})
+        return
+    for path, problem in (*problems, *fixed):
+        print(f"{path}: {problem}")
+    if problems:
+        print(f"Model {entry.id} is damaged: run llorch-pool models verify {entry.id} --fix")
+    elif fixed:
+        print(f"Model {entry.id} is mended ({len(fixed)} of {len(entry.files)} files downloaded again)")
+    else:
+        print(f"Model {entry.id} is intact ({len(entry.files)} files)")
+
+
+def _problems(home: Home, entry: ModelEntry, shown: progress.Progress) -> list[Problem]:
+    if not entry.files:
+        return []  # embedded: checked with the program itself
     folder = catalog_file.directory(home, entry)
     problems = []
     done_bytes = 0
@@ -61,8 +77,28 @@ def _problems(home: Home, entry: ModelEntry, shown: progress.Progress) -> list[t
         elif fetch.hash_file(path, shown.advance) != file.sha256:
             problems.append((file.path, "wrong checksum"))
         done_bytes += file.size_bytes
-    shown.close()
     return problems
+
+
+def _mend(home: Home, entry: ModelEntry, damaged: Collection[str], terminal: Terminal) -> None:
+    """Fetch the damaged files at the recorded commit; what arrives must have the recorded checksums."""
+    if not entry.repo or not entry.revision:
+        raise HostError(
+            f"model '{entry.id}' is damaged ({', '.join(sorted(damaged))}) and was not downloaded from the hub: "
+            "delete it and import it again, or copy it from another pool"
+        )
+    files = tuple(RemoteFile(f.path, f.size_bytes, f.sha256, "") for f in entry.files if f.path in damaged)
+    snapshot = Snapshot(entry.repo, entry.revision, files)
+    folder = catalog_file.directory(home, entry)
+    shown = progress.choose(terminal, False, snapshot.size_bytes)
+    with disk.locked(home.model_lock_path(entry.id), timeout_s=arrival.LOCK_TIMEOUT_S):
+        disk.make_dir(folder / arrival.PARTIAL_DIR)
+        try:
+            arrival.check_room(snapshot, folder, shown)
+            arrival.fetch_all(snapshot, hub.pinned(entry.repo, entry.revision, files), folder, shown)
+        finally:
+            shown.close()
+        fetch.publish(snapshot, folder, folder / arrival.PARTIAL_DIR)
 
 
 def delete_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,17 +112,16 @@ def delete(arguments: argparse.Namespace, terminal: Terminal) -> int:
     entry = catalog_file.load(home).get(arguments.model)
     if entry.embedded:
         raise HostError(f"model '{entry.id}' is part of llorch and cannot be deleted (unregister hides it)")
-    users = [record.worker_id for record in records.load_all(home) if record.model == entry.id and record.is_alive()]
-    if users:
-        raise HostError(f"model '{entry.id}' is in use by {', '.join(users)}: stop first")
+    _check_unused(home, entry)
     folder = catalog_file.directory(home, entry)
     size_bytes = disk.size_bytes(folder)
-    if not arguments.yes and not _confirmed(f"Delete {folder} ({progress.megabytes(size_bytes)})?"):
+    if not arguments.yes and not output.confirmed(f"Delete {folder} ({progress.megabytes(size_bytes)})?", "-y"):
         return 1
-    with disk.locked(home.models_dir / f".{entry.id}.lock", timeout_s=5.0):
-        gone = replace(entry, downloaded=False, size_bytes=0, files=(), revision="")
-        # Not ours to keep in the catalog when it is a built-in that nobody stored.
-        catalog_file.change(home, lambda c: c.with_entry(gone) if entry in c.models else c)
+    with disk.locked(home.model_lock_path(entry.id), timeout_s=5.0):
+        # Spawns look again under the same lock: none can begin with files that are about to go.
+        with disk.locked(home.workers_lock_path):
+            _check_unused(home, entry)
+            catalog_file.change(home, lambda catalog: _without_files(catalog, entry))
         shutil.rmtree(folder, ignore_errors=True)
     if folder.exists():
         raise HostError(f"{folder} could not be deleted completely")
@@ -97,66 +132,17 @@ def delete(arguments: argparse.Namespace, terminal: Terminal) -> int:
     return 0
 
 
-def _confirmed(question: str) -> bool:
-    """Ask on a terminal; UsageError when there is nobody to ask."""
-    if not sys.stdin.isatty():
-        raise UsageError("nobody to ask: add -y to delete without a question")
-    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+def _check_unused(home: Home, entry: ModelEntry) -> None:
+    users = [record.worker_id for record in records.load_all(home) if record.model == entry.id and record.is_alive()]
+    if users:
+        raise HostError(
+            f"model '{entry.id}' is in use by {', '.join(users)}: stop first (llorch-pool worker stop {users[0]})"
+        )
 
 
-def import_model_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", metavar="DIR", help="a directory with config.json and *.safetensors")
-    parser.add_argument("--id", metavar="ID", help="id in the catalog (default: the directory's name)")
-    parser.add_argument("--name", metavar="NAME", help="name for people")
-    parser.add_argument("--architecture", metavar="ARCH", help="template hint")
-    parser.epilog = "The files are hard-linked or copied into the model root; the directory itself is left alone."
-
-
-def import_model(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    """JSON: {model: model_body}."""
-    home = find_home(os.environ)
-    source = Path(arguments.directory).resolve()
-    if not (source / "config.json").is_file() or not any(source.glob("*.safetensors")):
-        raise NotFound(f"{source} holds no model: config.json and *.safetensors are needed")
-    model_id = arguments.id or source.name.lower()
-    if not ids.MODEL_ID.fullmatch(model_id):
-        raise UsageError(f"'{model_id[:96]}' is not a model id: name one with --id")
-    known = catalog_file.load(home).find_id(model_id)
-    if known is not None and known.downloaded:
-        raise HostError(f"model '{model_id}' has files already: choose another --id, or delete it first")
-    with disk.locked(home.models_dir / f".{model_id}.lock", timeout_s=5.0):
-        folder = home.model_dir(model_id, "")
-        files = _take_in(source, folder, terminal)
-        name = arguments.name or (known.name if known else model_id)
-        blank = known or ModelEntry(ModelId(model_id), name, "", "", path="")
-        named = replace(blank, name=name, architecture=arguments.architecture or blank.architecture)
-        path = catalog_file.stored_path(home, folder)
-        entry = downloaded_as(named, path=path, revision="", files=files)
-        catalog_file.change(home, lambda catalog: catalog.with_entry(entry))
-    if arguments.json:
-        print_json({"model": model_body(home, entry)})
-    else:
-        print(f"Model {entry.id} imported ({progress.megabytes(entry.size_bytes)})")
-    return 0
-
-
-def _take_in(source: Path, folder: Path, terminal: Terminal) -> tuple[ModelFile, ...]:
-    """Link or copy the wanted files into `folder` and take their checksums."""
-    if source == folder:
-        raise HostError("the directory is the model's own place already; import from elsewhere")
-    wanted = sorted(path for path in source.iterdir() if path.is_file() and fetch.is_wanted(path.name))
-    total = sum(path.stat().st_size for path in wanted)
-    disk.make_dir(folder)
-    shown = progress.choose(terminal, False, total)
-    files = []
-    done_bytes = 0
-    for path in wanted:
-        shown.start(path.name, done_bytes)
-        (folder / path.name).unlink(missing_ok=True)
-        disk.link_or_copy(path.resolve(), folder / path.name)
-        files.append(ModelFile(path.name, path.stat().st_size, fetch.hash_file(folder / path.name, shown.advance)))
-        done_bytes += path.stat().st_size
-    shown.close()
-    shutil.rmtree(folder / PARTIAL_DIR, ignore_errors=True)
-    return tuple(files)
+def _without_files(catalog: Catalog, entry: ModelEntry) -> Catalog:
+    """The catalog with `entry` as not downloaded. A built-in that nobody stored is not ours to keep in it."""
+    stored = next((known for known in catalog.models if known.id == entry.id), None)
+    if stored is None:
+        return catalog
+    return catalog.with_entry(replace(stored, downloaded=False, size_bytes=0, files=(), revision=""))

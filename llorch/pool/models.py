@@ -1,11 +1,9 @@
-"""`models catalog|list|register|unregister|info`: commands that read or change the catalog and touch no model file."""
+"""`models catalog|list|register|alias|unregister`: commands that read or change the catalog and touch no model file."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import sys
 from dataclasses import replace
 from typing import Any
 
@@ -121,6 +119,53 @@ def _registered(known: ModelEntry | None, arguments: argparse.Namespace) -> Mode
     )
 
 
+def alias_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", metavar="NAME", help="the other name; without it, all are listed")
+    parser.add_argument("model", nargs="?", metavar="ID", help="the model that it names")
+    parser.add_argument("--remove", metavar="NAME", help="forget a name")
+
+
+def alias(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    """Give a model another name, take one away, or list them. JSON: {aliases: {name: id}}."""
+    home = find_home(os.environ)
+    if arguments.name is not None and (arguments.model is None or arguments.remove is not None):
+        raise UsageError("models alias NAME ID, models alias --remove NAME, or models alias alone to list")
+    if arguments.remove is not None:
+        catalog_file.change(home, lambda catalog: _without_alias(catalog, arguments.remove))
+    elif arguments.name is not None:
+        if not ids.MODEL_ID.fullmatch(arguments.name):
+            raise UsageError(f"'{arguments.name[:96]}' is not a model name (it must match {ids.MODEL_ID.pattern})")
+        catalog_file.change(home, lambda catalog: _with_alias(catalog, arguments.name, arguments.model))
+    known = {name: entry.id for entry in catalog_file.load(home).entries() for name in entry.aliases}
+    if arguments.json:
+        print_json({"aliases": known})
+    elif arguments.remove is not None:
+        print(f"'{arguments.remove}' names no model any more")
+    elif arguments.name is not None:
+        print(f"'{arguments.name}' names model {known[arguments.name]} now")
+    else:
+        print("\n".join(f"{name:<24} {model_id}" for name, model_id in known.items()) or "No aliases")
+    return 0
+
+
+def _with_alias(catalog: Catalog, name: str, model: str) -> Catalog:
+    entry = catalog.get(model)
+    taken = catalog.find(name)
+    if taken is not None and taken.id != entry.id:
+        what = "is a model" if taken.id == name else f"names model {taken.id} (models alias --remove {name})"
+        raise HostError(f"'{name}' {what} already")
+    if entry.id == name:
+        raise HostError(f"'{name}' is the model's own id")
+    return catalog.with_entry(replace(entry, aliases=tuple(dict.fromkeys((*entry.aliases, name)))))
+
+
+def _without_alias(catalog: Catalog, name: str) -> Catalog:
+    entry = catalog.get(name)
+    if name not in entry.aliases:
+        raise HostError(f"'{name[:96]}' is no alias but the model's own id")
+    return catalog.with_entry(replace(entry, aliases=tuple(known for known in entry.aliases if known != name)))
+
+
 def unregister_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="ID")
 
@@ -142,89 +187,3 @@ def unregister(arguments: argparse.Namespace, terminal: Terminal) -> int:
     else:
         print(f"Model {entry.id} removed from the catalog" + (f"; its files stay in {kept}" if kept else ""))
     return 0
-
-
-def info_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="ID")
-    parser.add_argument("--template", action="store_true", help="print the chat template only, as workers use it")
-
-
-def info(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    """Everything about one model. JSON: model_body with `config` (the model's config.json, null when not there)."""
-    home = find_home(os.environ)
-    entry = catalog_file.load(home).get(arguments.model)
-    body = model_body(home, entry)
-    if arguments.template:
-        return _print_template(home, entry, arguments)
-    config = read_config(home, entry)
-    if arguments.json:
-        print_json({**body, "config": config or None})
-        return 0
-    rows = [
-        *((key, body[key]) for key in ("id", "name", "repo", "architecture", "downloaded", "path", "revision")),
-        ("size", listing.gigabytes(body["size_bytes"])),
-        ("files", len(body["files"])),
-        *((key, config[key]) for key in ("model_type", "max_position_embeddings", "torch_dtype") if key in config),
-    ]
-    print("\n".join(f"{key:<24} {value}" for key, value in rows if value not in ("", None)))
-    return 0
-
-
-def read_config(home: Home, entry: ModelEntry) -> dict[str, Any]:
-    """The model's config.json; empty when it is not there."""
-    return _read_object(home, entry, "config.json")
-
-
-def _read_object(home: Home, entry: ModelEntry, name: str) -> dict[str, Any]:
-    if not entry.downloaded:
-        return {}
-    try:
-        value = json.loads((catalog_file.directory(home, entry) / name).read_bytes())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise HostError(f"model '{entry.id}': {name} cannot be read: {error}") from error
-    return value if isinstance(value, dict) else {}
-
-
-def _print_template(home: Home, entry: ModelEntry, arguments: argparse.Namespace) -> int:
-    """The template as a worker chooses it. JSON: {id, origin: catalog|model|built-in, name, template}."""
-    from llorch.wire import templates  # the other commands need not wait for it
-
-    own = _own_template(home, entry)
-    chosen = templates.choose(
-        explicit=entry.template,
-        own=own,
-        architecture=str(read_config(home, entry).get("model_type") or entry.architecture),
-        control_tokens=_control_tokens(home, entry),
-    )
-    origin = "catalog" if entry.template else "built-in" if own is None else "model"
-    if origin == "built-in" and not entry.downloaded:
-        print(f"llorch-pool: {entry.id} is not downloaded; it may bring a template of its own", file=sys.stderr)
-    if arguments.json:
-        print_json({"id": entry.id, "origin": origin, "name": chosen.name, "template": chosen.source})
-    else:
-        print(chosen.source)
-    return 0
-
-
-def _own_template(home: Home, entry: ModelEntry) -> str | None:
-    """What the model's files say; a file of its own goes before the tokenizer's configuration."""
-    from llorch.host import fetch
-    from llorch.wire.templates import own_template
-
-    if entry.downloaded:
-        path = catalog_file.directory(home, entry) / fetch.TEMPLATE_FILE
-        try:
-            return path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            pass
-        except (OSError, UnicodeDecodeError) as error:
-            raise HostError(f"model '{entry.id}': {path.name} cannot be read: {error}") from error
-    return own_template(_read_object(home, entry, "tokenizer_config.json").get("chat_template"))
-
-
-def _control_tokens(home: Home, entry: ModelEntry) -> list[str]:
-    """The control tokens that the model's tokenizer knows by name."""
-    rows = _read_object(home, entry, "tokenizer.json").get("added_tokens")
-    return [str(row.get("content")) for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []

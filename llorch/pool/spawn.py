@@ -17,11 +17,12 @@ from pathlib import Path
 from llorch.base import ids
 from llorch.base.addresses import local_url
 from llorch.base.clock import iso
-from llorch.base.errors import HostError, InsufficientMemory, NotFound, UsageError
+from llorch.base.errors import HostError, NotFound, UsageError
 from llorch.base.home import Home, find_home
 from llorch.host import devices, disk, interrupts, ports, process, runtime
-from llorch.pool import catalog_file, handover, progress, records
+from llorch.pool import catalog_file, fit, handover, health, measured, records
 from llorch.pool.handover import LOOPBACK, Handover
+from llorch.pool.measured import Shape
 from llorch.pool.output import print_json
 from llorch.pool.records import HOME_ID_VARIABLE, WorkerRecord
 from llorch.pool.terminal import Terminal
@@ -37,7 +38,6 @@ _PORTS_LOST_MAX = 4
 _TOO_LATE = "it was not ready within"
 _LOGS_KEPT = 20
 _LOG_ROOM_BYTES = 16 << 20
-_RUNTIME_BYTES = 300 << 20  # what a worker needs beside its weights
 # How a worker computes: flags that are passed on to it, and the words each takes.
 _CHOICES = {
     "dtype": ("auto", "fp32", "bf16"),
@@ -87,7 +87,10 @@ def start(arguments: argparse.Namespace, given: Handover, terminal: Terminal) ->
         raise HostError(f"backend {backend} is not available here: {reason}")
     _check_room(home, entry, backend, arguments)
     with interrupts.as_keyboard_interrupt():
-        return _start_and_wait(home, entry, backend, given, arguments, terminal)
+        record = _start_and_wait(home, entry, backend, given, arguments, terminal)
+    if not arguments.no_wait:
+        _measure(home, entry, record, Shape.of(backend, vars(arguments)))
+    return record
 
 
 def downloaded(home: Home, model_id: str) -> ModelEntry:
@@ -96,6 +99,15 @@ def downloaded(home: Home, model_id: str) -> ModelEntry:
     if not entry.downloaded or not (entry.embedded or catalog_file.directory(home, entry).is_dir()):
         raise NotFound(f"model '{entry.id}' is not downloaded (run: llorch-pool models download {entry.id})")
     return entry
+
+
+def _measure(home: Home, entry: ModelEntry, record: WorkerRecord, shape: Shape) -> None:
+    """Keep what the new worker takes, for the next fit check; without an answer from it nothing is kept."""
+    facts = health.ask(record.url)
+    if facts is not None and facts.get("worker_id") == record.worker_id:
+        taken = fit.memory_taken(record.pid, record.backend, int(facts.get("vram_bytes") or 0))
+        if taken:
+            measured.remember(home, entry, shape, facts, taken)
 
 
 class _PortLost(HostError):
@@ -148,21 +160,12 @@ def _backend(arguments: argparse.Namespace) -> str:
 
 
 def _check_room(home: Home, entry: ModelEntry, backend: str, arguments: argparse.Namespace) -> None:
-    """Memory for the weights (the worker itself looks again, exactly, when it knows the model) and room for a log."""
+    """Memory for the worker (it looks again, exactly, when it knows the model) and room for a log."""
     if disk.free_bytes(home.workers_dir) < _LOG_ROOM_BYTES:
         raise HostError(f"the disk that holds {home.workers_dir} is full")
-    weights = catalog_file.present_bytes(home, entry)
-    if backend == "cpu" and arguments.dtype == "fp32" and not entry.embedded:
-        weights *= 2  # stored as 16 bits
-    if arguments.quantize == "int8":
-        weights //= 2
-    needed = weights + _RUNTIME_BYTES
-    free = process.available_memory_bytes() if backend != "cuda" else devices.free_vram_bytes(arguments.gpu or 0)
-    if needed > free and not arguments.force:
-        raise InsufficientMemory(
-            f"model '{entry.id}' needs about {progress.megabytes(needed)} of memory and {progress.megabytes(free)} are "
-            "free (stop another worker, or try all the same with --force)"
-        )
+    if not arguments.force:
+        shape = Shape.of(backend, vars(arguments))
+        fit.check(home, entry, shape, catalog_file.present_bytes(home, entry), arguments.gpu or 0)
 
 
 def _start(
@@ -182,6 +185,7 @@ def _start(
     command = runtime.daemon_command("worker")
     with disk.locked(home.workers_lock_path):
         worker_id = arguments.worker_id or ids.new_worker_id(backend)
+        downloaded(home, entry.id)  # its files may have been deleted meanwhile, under this very lock
         known = records.load_all(home)
         if any(record.worker_id == worker_id and record.is_alive() for record in known):
             raise HostError(f"worker '{worker_id}' is running already")

@@ -34,7 +34,7 @@ COMMANDS = CommandTable(
         "sessions": "lines of jobs that belong together, with limits of their own",
         "pool": "pools over SSH: any llorch-pool command with --host",
     },
-    not_yet=("run", "bench", "service", "dev", "init"),
+    not_yet=("run", "bench", "service", "init"),
 )
 _POOL_WORDS = tuple(name[1] for name in COMMANDS.leaves if name[0] == "pool")
 

@@ -6,15 +6,19 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from functools import partial
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from llorch.base import config
 from llorch.base.errors import LlorchError, UsageError
 from llorch.host import quote, ssh
 from llorch.host.targets import SshTarget, find_targets
 from llorch.remote import skew, spawn, terminal
+
+if TYPE_CHECKING:
+    from llorch.remote.lan import LanDownload
 
 HOSTS_AT_ONCE_MAX = 16
 OUTPUT_SIZE_MAX = 64 << 20
@@ -24,6 +28,7 @@ _HELP = """\
 usage: llorch pool COMMAND [ARGUMENT ...] --host HOST[,HOST ...|all]
        llorch pool install|upgrade|rollback|uninstall --host HOST[,HOST ...|all]
        llorch pool register NAME --host HOST [--user USER] [--port N] [--path FILE]
+       llorch pool models copy ID --from POOL --to POOL[,POOL ...|all]
 
 Runs any llorch-pool command on other machines over SSH; without --host, on this one.
 HOST is a registered short name, an alias of ~/.ssh/config, or a host name; 'all' is every registered pool.
@@ -32,19 +37,20 @@ HOST is a registered short name, an alias of ~/.ssh/config, or a host name; 'all
 
 def forward(argv: list[str], *, prog: str) -> int:
     """Run the command on the hosts it names; the exit code of a single host is passed on, of several: 0 or 1."""
+    if argv[:1] in (["models"], ["model"]) and argv[1:2] == ["copy"]:
+        from llorch.remote import model_copy
+
+        return model_copy.main(argv[2:], config.load_file(config.config_path(os.environ)))
     names, words = split_hosts(argv)
     if not names:
         sys.stdout.write(_HELP)
         if words and words[0] not in ("-h", "--help", "help"):
             raise UsageError(f"{prog} pool: --host is missing")
         return 0
-    targets = find_targets(names, config.load_file(config.config_path(os.environ)))
-    spawning = spawn.prepare(words, os.environ)
-
-    async def run(target: SshTarget, out: ssh.Sink, err: ssh.Sink) -> int:
-        return await _run(target, words, spawning, out, err)
-
-    return on_each(targets, run, gather="--json" in words)
+    settings = config.load_file(config.config_path(os.environ))
+    targets = find_targets(names, settings)
+    shared = _Shared(words, spawn.prepare(words, os.environ), _lan_download(words, settings))
+    return on_each(targets, partial(_run, shared), gather="--json" in words)
 
 
 def on_each(targets: Sequence[SshTarget], work: Work, *, gather: bool) -> int:
@@ -55,6 +61,23 @@ def on_each(targets: Sequence[SshTarget], work: Work, *, gather: bool) -> int:
     if len(targets) == 1:
         return int(ssh.run_interruptible(lambda: _one(targets[0], work)))
     return int(ssh.run_interruptible(lambda: _many(targets, work, gather=gather)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What is the same for every host; the latter two are None for most commands."""
+
+    words: Sequence[str]
+    spawning: spawn.Spawning | None
+    download: LanDownload | None
+
+
+def _lan_download(words: Sequence[str], settings: Mapping[str, Any]) -> LanDownload | None:
+    if words[1:2] != ["download"]:
+        return None
+    from llorch.remote import lan  # most commands need not wait for it
+
+    return lan.prepare(words, settings)
 
 
 def split_hosts(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -77,9 +100,8 @@ def split_hosts(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     return names, words
 
 
-async def _run(
-    target: SshTarget, words: Sequence[str], spawning: spawn.Spawning | None, out: ssh.Sink, err: ssh.Sink
-) -> int:
+async def _run(shared: _Shared, target: SshTarget, out: ssh.Sink, err: ssh.Sink) -> int:
+    words, stdin = shared.words, b""
     watch = skew.Watch() if list(words[:1]) == ["status"] else None
 
     def read_along(data: bytes) -> None:
@@ -87,11 +109,16 @@ async def _run(
             watch.feed(data)
         out(data)
 
+    if shared.download is not None:
+        code = await shared.download.copy_to(target, out, err)
+        if code is not None:
+            return code
+        words = shared.download.words
     async with ssh.connect(target) as remote:
-        stdin = b""
-        if spawning is not None:
+        if (spawning := shared.spawning) is not None:
             words, stdin = spawning.words, spawning.stdin_line(remote.local_address, await remote.server_address())
-        argv = quote.pool_argv(words, program=target.program, env=terminal.for_remote(os.environ))
+        env = {**terminal.for_remote(os.environ), **target.environment}
+        argv = quote.pool_argv(words, program=target.program, env=env)
         code = await remote.run(argv, out=read_along, err=err, stdin=stdin)
     if watch is not None and (warning := watch.warning(target.name)) is not None:
         terminal.tell(warning)

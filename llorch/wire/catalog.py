@@ -49,7 +49,8 @@ class ModelEntry:
     """One model. `path` is relative to the directory of `catalog.json`; `embedded:NAME` is part of llorch itself.
 
     `revision` is the pinned commit hash, "" until downloaded. `architecture` is a template hint only: the family is
-    decided by the model's config.json. `unknown` keeps fields that a newer version wrote.
+    decided by the model's config.json. `licence` and `gated` are as the hub last said ("", None: not known).
+    `unknown` keeps fields that a newer version wrote.
     """
 
     id: ModelId
@@ -64,6 +65,8 @@ class ModelEntry:
     files: tuple[ModelFile, ...] = ()
     aliases: tuple[str, ...] = ()
     template: str = ""
+    licence: str = ""
+    gated: bool | None = None
     unknown: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
@@ -92,6 +95,8 @@ class ModelEntry:
             "revision": self.revision,
             "aliases": list(self.aliases),
             "template": self.template,
+            "licence": self.licence,
+            "gated": self.gated,
             "files": [{"path": f.path, "size_bytes": f.size_bytes, "sha256": f.sha256} for f in self.files],
         }
 
@@ -194,7 +199,7 @@ def parse_catalog(data: bytes) -> Catalog:
 
 _KNOWN = (
     "id", "name", "repo", "architecture", "path", "format", "downloaded", "size_gb", "size_bytes", "revision",
-    "aliases", "template", "files",
+    "aliases", "template", "licence", "gated", "files",
 )  # fmt: skip
 
 
@@ -219,10 +224,17 @@ def _parse_entry(row: dict[str, Any], index: int) -> ModelEntry:
         files=_parse_files(fields, row.get("files")),
         aliases=fields.texts("aliases", count_max=64),
         template=fields.text("template", size_max=1 << 16) or "",
+        licence=fields.text("licence", size_max=_TEXT_BYTES_MAX) or "",
+        gated=fields.switch("gated") if fields.has("gated") else None,
         unknown={key: value for key, value in row.items() if key not in _KNOWN},
     )
     fields.done()
     return entry
+
+
+def parse_entry(row: dict[str, Any]) -> ModelEntry:
+    """One entry as `to_body` makes it, from another pool. Raises InvalidRequest that names the field."""
+    return _parse_entry(row, 0)
 
 
 def _optional(fields: Fields, name: str, rule: re.Pattern[str]) -> str:
@@ -277,6 +289,12 @@ def id_from_repo(repo: str) -> ModelId:
     if not REPO.fullmatch(repo) or not ids.MODEL_ID.fullmatch(text):
         raise ModelNotFound(f"'{repo[:96]}' is not a hub repository (expected ORGANISATION/NAME)")
     return ModelId(text)
+
+
+def split_revision(target: str) -> tuple[str, str | None]:
+    """`ID@REVISION` or `ORG/REPO@REVISION` apart; None when no revision is named."""
+    name, at, revision = target.partition("@")
+    return name, revision if at else None
 
 
 def downloaded_as(entry: ModelEntry, *, path: str, revision: str, files: tuple[ModelFile, ...]) -> ModelEntry:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.pool.hub import Hub, Repository, serve
-from tests.pool.pools import REPO, Pool
+from tests.pool.pools import REPO, Pool, safetensors
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def model_files(tmp_path: Path) -> Path:
     """A directory that looks like a model's repository, with things that must not be downloaded."""
     folder = tmp_path / "repository"
     (folder / "original").mkdir(parents=True)
-    (folder / "model.safetensors").write_bytes(bytes(range(256)) * 1200)
+    (folder / "model.safetensors").write_bytes(safetensors(bytes(range(256)) * 1200))
     (folder / "config.json").write_text('{"model_type": "qwen2"}')
     (folder / "tokenizer.json").write_text("{}" * 500)
     (folder / "tokenizer.model").write_bytes(b"\x0a\x0b")

@@ -59,6 +59,7 @@ class Hub:
     claim_bytes: int | None = None  # state this size for the weights
     corrupt: int = 0  # serve so many file bodies with wrong bytes
     token: str | None = None  # accepted for gated repositories
+    licence: str | None = None  # stated for every repository
     hold: threading.Event | None = None  # the body of the weights waits for it after its first half
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)  # method, path, Range
     file_bytes: int = 0  # bytes of file bodies sent
@@ -116,6 +117,9 @@ class _Handler(BaseHTTPRequestHandler):
                 row["lfs"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
             siblings.append(row)
         body = {"_id": "0", "id": name, "modelId": name, "sha": repository.commit(), "siblings": siblings}
+        body["gated"] = "auto" if repository.gated else False
+        if self.hub.licence is not None:
+            body["tags"] = ["safetensors", f"license:{self.hub.licence}"]
         self._send(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
     def _file(self, name: str, revision: str, path: str) -> None:

@@ -13,6 +13,12 @@ from tests.daemons import ROOT, program
 REPO = "Qwen/Qwen2.5-0.5B-Instruct"
 
 
+def safetensors(data: bytes) -> bytes:
+    """A whole weights file with one tensor whose bytes are `data`."""
+    header = json.dumps({"w": {"dtype": "U8", "shape": [len(data)], "data_offsets": [0, len(data)]}}).encode()
+    return len(header).to_bytes(8, "little") + header + data
+
+
 @dataclass
 class Ran:
     """What a command said, and its exit code."""

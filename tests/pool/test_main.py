@@ -42,7 +42,8 @@ def test_help_lists_the_commands(words: list[str], capsys: pytest.CaptureFixture
         (["wrker", "list"], "did you mean 'worker'"),
         (["worker", "lst"], "did you mean 'list'"),
         (["models", "downlod", "x"], "did you mean 'download'"),
-        (["git", "pull"], "not there yet"),
+        (["doctor"], "not there yet"),
+        (["git", "pul"], "did you mean 'pull'"),
     ],
 )
 def test_a_typing_error_is_answered_with_the_nearest_word(words: list[str], hint: str) -> None:

@@ -27,11 +27,11 @@ def llorch(*words: str, env: Mapping[str, str], stdin: bytes = b"") -> Done:
     return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
-def install_pool(sshd: Sshd, settings: Mapping[str, str]) -> str:
+def install_pool(sshd: Sshd, settings: Mapping[str, str], folder: str = "bin dir") -> str:
     """Put our own llorch-pool on the sessions' side, with `settings` in its environment; the path of the wrapper."""
     from shlex import quote
 
-    path = sshd.remote_home / "bin dir" / "llorch-pool"
+    path = sshd.remote_home / folder / "llorch-pool"
     path.parent.mkdir(exist_ok=True)
     cache = {"LLORCH_CACHE": os.environ["LLORCH_CACHE"]} if "LLORCH_CACHE" in os.environ else {}
     lines = [f"export {name}={quote(value)}" for name, value in {**cache, **settings}.items()]
