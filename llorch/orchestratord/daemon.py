@@ -22,7 +22,7 @@ from llorch.core.brain import Brain
 from llorch.core.events import DrainStarted, PoolRegistered, Relayed, Restarted
 from llorch.core.job import JobRecord
 from llorch.core.tenant import DAY_S
-from llorch.host import runtime
+from llorch.host import notify, runtime
 from llorch.host.process import on_reload, on_stop
 from llorch.orchestratord import access, statedir, upstream
 from llorch.orchestratord.access import Access
@@ -62,6 +62,7 @@ class Stopped(Exception):
 
 async def run(settings: Settings) -> None:
     """Serve until a signal says stop. Raises ConfigError, HostError with one clear line."""
+    notifier = notify.take(os.environ)
     tenants = TenantsFile(settings.config_path)
     statedir.prepare(settings.state_dir)
     raise_file_limit()
@@ -79,7 +80,7 @@ async def run(settings: Settings) -> None:
         session = await stack.enter_async_context(upstream.open_session())
         try:
             async with asyncio.TaskGroup() as group:
-                daemon = Daemon(settings, tenants, store, segments, group, session)
+                daemon = Daemon(settings, tenants, store, segments, group, session, notifier)
                 await daemon.serve(sock, tls)
                 raise Stopped
         except* Stopped:
@@ -99,8 +100,10 @@ class Daemon:
         segments: Segments,
         group: asyncio.TaskGroup,
         session: upstream.Session,
+        notifier: notify.Notifier,
     ) -> None:
         self._settings = settings
+        self._notifier = notifier
         self._tenants = tenants
         self._group = group
         self._snapshot = store.snapshot(settings.brain.idempotency_keys_max, time.time())
@@ -159,6 +162,8 @@ class Daemon:
         sweeps = self._group.create_task(self._sweep(), name="sweeps")
         if settings.lan_access is LanAccess.OPEN:
             log.event(logger, "ANYBODY WHO REACHES THIS PORT MAY USE IT (--insecure-lan)", level=30)
+        beats = self._group.create_task(self._beat(), name="watchdog")
+        self._notifier.ready(f"serving at {url}")
         log.event(logger, "listening", url=url, state=settings.state_dir, live_jobs=len(service.streams))
         try:
             await self._stop_wanted.wait()
@@ -167,7 +172,7 @@ class Daemon:
             service.driver.stop()
             statedir.remove_record(settings.state_dir)
             await listener.stop()
-            for task in (ticks, sweeps, turns, *policy_tasks):
+            for task in (ticks, sweeps, beats, turns, *policy_tasks):
                 task.cancel()
             await service.policy.scripted.close()
 
@@ -199,14 +204,17 @@ class Daemon:
 
     def _on_reload(self) -> None:
         """SIGHUP: read again what may be read again, changed or not."""
+        self._notifier.reloading()
         self.service.policy.want_reload()
         if (news := self._tenants.read_again()) is not None:
             self.service.driver.post(news)
+        self._notifier.ready("serving")
 
     async def _drain(self) -> None:
         """Take nothing new; give running jobs the grace time. What is left goes on after the next start."""
         self.service.phase = Phase.DRAINING
         self.service.driver.post(DrainStarted())
+        self._notifier.stopping(f"draining {len(self._dispatcher)} running jobs")
         log.event(logger, "draining", attempts=len(self._dispatcher), grace_s=self._settings.grace_s)
         try:
             async with asyncio.timeout(self._settings.grace_s):
@@ -218,6 +226,12 @@ class Daemon:
                         continue
         except TimeoutError:
             log.event(logger, "the grace time is over; running jobs continue after the next start")
+
+    async def _beat(self) -> None:
+        """Tell the service manager that the loop turns: it restarts us when we have not said so for long."""
+        while self._notifier.watchdog_s is not None:
+            self._notifier.alive()
+            await asyncio.sleep(self._notifier.watchdog_s)
 
     async def _tick(self) -> None:
         """Pings, stalled clients, journals that the disk refused, a configuration that has changed, summer time."""

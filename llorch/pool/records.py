@@ -157,13 +157,13 @@ def home_id(home: Home) -> str:
     return found
 
 
-def tail(path: Path, lines: int, bytes_max: int = 1 << 20) -> list[str]:
-    """The last `lines` lines of a log, reading at most `bytes_max` bytes of its end."""
+def tail(path: Path, lines: int, bytes_max: int = 1 << 20, before: int | None = None) -> list[str]:
+    """The last `lines` lines of a log (of its first `before` bytes), reading at most `bytes_max` bytes of their end."""
     try:
         with open(path, "rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - bytes_max))
-            data = file.read(bytes_max)
+            size = file.seek(0, os.SEEK_END) if before is None else before
+            start = file.seek(max(0, size - bytes_max))
+            data = file.read(size - start)
     except FileNotFoundError:
         return []
     return data.decode("utf-8", "replace").splitlines()[-lines:] if lines > 0 else []
