@@ -33,6 +33,7 @@ from llorch.orchestratord.driver import Driver
 from llorch.orchestratord.known_models import CatalogWatch
 from llorch.orchestratord.metrics import Metrics
 from llorch.orchestratord.policy_file import PolicyFile, PolicyPlace, place_of
+from llorch.orchestratord.pool_facts import PoolFacts
 from llorch.orchestratord.routes import application
 from llorch.orchestratord.service import Phase, Service
 from llorch.orchestratord.settings import LanAccess, Mode, Settings
@@ -132,6 +133,7 @@ class Daemon:
             adopter=adopter,
             catalog=CatalogWatch(os.environ),
             policy=PolicyFile(policy_place(settings), POLICY_CHILD, scripted),
+            pools=PoolFacts(settings.config_path, group),
         )
         self._zone = Zone()
         self._stop_wanted = asyncio.Event()
@@ -257,6 +259,7 @@ class Daemon:
     async def _expire(self) -> None:
         service, settings = self.service, self._settings
         now = service.clock.now()
+        service.pools.forget_others({pool.pool_id for pool in service.brain.pools()})
         service.access.forget_others((w.spec.worker_id, w.spec.url) for w in service.brain.workers())
         while ended := await service.store.expired_outputs(now - settings.output_kept_s):
             # In this order: a record must not promise what is gone. What a crash leaves between is a stray.
