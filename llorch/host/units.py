@@ -5,7 +5,7 @@ A unit holds no secret, only the paths of files that do: every user of the machi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -15,8 +15,8 @@ WATCHDOG_S = 60
 START_TIMEOUT_S = 1800
 # What a daemon takes, beyond its grace time, to close its connections and its files.
 STOP_EXTRA_S = 20
-# A command line or configuration that is wrong does not get better by trying again.
-EXIT_USAGE = 2
+# A wrong command line or configuration, a model that is not there: no better by trying again.
+EXITS_FOR_GOOD = (2, 4)
 
 
 class Scope(Enum):
@@ -62,11 +62,12 @@ def systemd(service: Definition) -> str:
         "[Service]",
         "Type=notify",
         "NotifyAccess=main",
-        f"ExecStart={' '.join(quoted(word, first=index == 0) for index, word in enumerate(service.argv))}",
+        # The program itself is not searched for variables.
+        f"ExecStart={' '.join([quoted(service.argv[0]), *map(argument, service.argv[1:])])}",
         *(["ExecReload=/bin/kill -HUP $MAINPID"] if stays else []),
         "Restart=on-failure",
         "RestartSec=5",
-        f"RestartPreventExitStatus={EXIT_USAGE}",
+        f"RestartPreventExitStatus={' '.join(map(str, EXITS_FOR_GOOD))}",
         f"WatchdogSec={WATCHDOG_S}",
         f"TimeoutStartSec={START_TIMEOUT_S}",
         f"TimeoutStopSec={service.grace_s + STOP_EXTRA_S:g}",
@@ -84,15 +85,17 @@ def systemd(service: Definition) -> str:
     return "\n".join(lines) + "\n"
 
 
-def quoted(word: str, *, first: bool = False) -> str:
-    """One word as systemd reads it back: quotes, backslashes, `%` specifiers and `$` variables lose their meaning.
+def argument(word: str) -> str:
+    """One word of a command line as systemd reads it back: without a meaning of `$` either."""
+    return quoted(word.replace("$", "$$"))
 
-    The first word of a command line knows no variables.
-    """
+
+def quoted(word: str) -> str:
+    """One word as systemd reads it back: quotes, backslashes and `%` lose their meaning."""
     if any(not character.isprintable() for character in word):
         raise ValueError(f"{word!r} holds a control character")
     escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
-    return f'"{escaped}"' if first or "=" in word.partition("$")[0] else f'"{escaped.replace("$", "$$")}"'
+    return f'"{escaped}"'
 
 
 def _plain(text: str) -> str:
@@ -119,10 +122,3 @@ def launchd(service: Definition, log_path: str) -> bytes:
         },
         sort_keys=False,
     )
-
-
-def words(argv: Sequence[str]) -> str:
-    """A command line for people to read and paste."""
-    import shlex
-
-    return shlex.join(argv)

@@ -23,14 +23,19 @@ COMMANDS = CommandTable(
         ("usage",): Leaf("llorch.remote.usage:usage", "what your tenant took by day, and what it has now"),
         ("status",): Leaf("llorch.remote.status:status", "the cluster at a glance"),
         ("pool", "register"): Leaf("llorch.remote.register:register", "give a pool a short name, in llorch.toml"),
+        ("service", "install"): Leaf("llorch.remote.service:install", "have orchestratord or a worker stay, as a service"),
+        ("service", "uninstall"): Leaf("llorch.remote.service:uninstall", "stop a service and remove it"),
+        ("service", "status"): Leaf("llorch.remote.service:status", "how the services of this machine do"),
+        ("service", "logs"): Leaf("llorch.remote.service:logs", "what a service said"),
         ("demo",): Leaf("llorch.remote.demo:demo", "the whole system on this machine, in one minute"),
     },
     groups={
         "jobs": "jobs of the orchestrator",
         "sessions": "lines of jobs that belong together, with limits of their own",
+        "service": "daemons that stay: systemd units, launchd agents",
         "pool": "pools over SSH: any llorch-pool command with --host",
     },
-    not_yet=("run", "bench", "service", "dev", "init"),
+    not_yet=("run", "bench", "dev", "init"),
 )
 _POOL_NOT_YET = ("install", "uninstall", "upgrade", "rollback")
 
