@@ -60,7 +60,7 @@ class _Rotating(logging.StreamHandler[Any]):
 
 
 def set_up(level: str = "info", form: LogFormat = LogFormat.TEXT, file: LogFile | None = None) -> None:
-    """Send the logs of this process to stderr, which becomes `file`; call once, from a role's main. Raises HostError."""
+    """Send the logs of this process to stderr, which becomes `file`; call once. Raises HostError."""
     if file is not None:
         file.take_over()
     handler: logging.StreamHandler[Any] = logging.StreamHandler(sys.stderr) if file is None else _Rotating(file)

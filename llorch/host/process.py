@@ -279,6 +279,22 @@ def available_memory_bytes() -> int:
     return min([available, *_cgroup_headrooms(_MEMBERSHIP, _CGROUP_ROOT)])
 
 
+def mapped_below(folder: Path) -> set[str]:
+    """Names directly below `folder` in which files lie that some process has mapped; elsewhere than on Linux all."""
+    if not sys.platform.startswith("linux"):
+        return {path.name for path in folder.iterdir()}
+    lead = f"{folder.resolve()}/".encode()
+    used: set[str] = set()
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        try:
+            lines = maps.read_bytes().splitlines()
+        except OSError:
+            continue  # it ended, or is another user's
+        paths = (line[line.index(lead) + len(lead) :] for line in lines if lead in line)
+        used |= {os.fsdecode(path.partition(b"/")[0]) for path in paths}
+    return used
+
+
 def resident_bytes(pid: int) -> int:
     """Bytes of main memory that process `pid` holds; 0 when it is gone or not ours to look at."""
     import psutil

@@ -1,4 +1,4 @@
-"""`worker logs`: the end of a worker's log, and what is added to it, also after it was rotated or the worker restarted."""
+"""`worker logs`: the end of a worker's log, and what is added to it, over rotation and restarts."""
 
 from __future__ import annotations
 

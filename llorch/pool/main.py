@@ -30,6 +30,8 @@ LEAVES: dict[tuple[str, ...], Leaf] = {
     ("worker", "cleanup"): Leaf("llorch.pool.workers:cleanup", "remove records of dead workers, report strays"),
     ("worker", "logs"): Leaf("llorch.pool.logs:logs", "show a worker's log"),
     ("status",): Leaf("llorch.pool.status:status", "show devices, memory, disk, models and workers of this host"),
+    ("doctor",): Leaf("llorch.pool.doctor:doctor", "show what is wrong on this host, with what mends it"),
+    ("cleanup",): Leaf("llorch.pool.doctor:cleanup", "end orphans of this host, remove what belongs to nobody"),
     ("backends",): Leaf("llorch.pool.status:backends", "show which backends work here, and why others do not"),
 }
 
@@ -43,7 +45,7 @@ TABLE = CommandTable(
     leaves=LEAVES,
     groups={"models": "the models of this host", "worker": "the workers of this host"},
     aliases={"model": "models", "workers": "worker"},
-    not_yet=("git", "test", "dev", "doctor"),
+    not_yet=("git", "test", "dev"),
     footer="Every command takes --json. Another host: llorch pool COMMAND --host HOST.",
     declare_everywhere=_declare_json,
 )

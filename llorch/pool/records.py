@@ -157,6 +157,16 @@ def home_id(home: Home) -> str:
     return found
 
 
+def known_home_id(home: Home) -> str | None:
+    """The random id of this home; None when nothing was ever started for it. Raises HostError."""
+    try:
+        return home.home_id_path.read_text().strip() or None
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise HostError(f"cannot read {home.home_id_path}: {error.strerror}") from error
+
+
 def tail(path: Path, lines: int, bytes_max: int = 1 << 20, before: int | None = None) -> list[str]:
     """The last `lines` lines of a log (of its first `before` bytes), reading at most `bytes_max` bytes of their end."""
     try:

@@ -123,7 +123,9 @@ def _gpu_line(gpu: dict[str, Any]) -> str:
     busy = "" if gpu["utilisation_percent"] is None else f", {gpu['utilisation_percent']} % busy"
     memory = f"{megabytes(gpu['memory_free_bytes'])} free of {megabytes(gpu['memory_total_bytes'])}"
     foreign = sum(row["foreign"] for row in gpu["processes"])
-    return f"{gpu['name']}, {memory}{busy}, driver {gpu['driver']}, {len(gpu['processes'])} processes ({foreign} foreign)"
+    return (
+        f"{gpu['name']}, {memory}{busy}, driver {gpu['driver']}, {len(gpu['processes'])} processes ({foreign} foreign)"
+    )
 
 
 def backends(arguments: argparse.Namespace, terminal: Terminal) -> int:

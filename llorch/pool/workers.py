@@ -35,7 +35,8 @@ def list_workers(arguments: argparse.Namespace, terminal: Terminal) -> int:
     return 0
 
 
-def _add_grace(parser: argparse.ArgumentParser) -> None:
+def add_grace(parser: argparse.ArgumentParser) -> None:
+    """The option `--grace S`."""
     parser.add_argument(
         "--grace",
         type=_seconds,
@@ -54,7 +55,7 @@ def _seconds(text: str) -> float:
 
 def stop_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("worker", metavar="ID", help="a worker's id, or a beginning that only one has")
-    _add_grace(parser)
+    add_grace(parser)
 
 
 def stop(arguments: argparse.Namespace, terminal: Terminal) -> int:
@@ -64,7 +65,7 @@ def stop(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def stop_all_arguments(parser: argparse.ArgumentParser) -> None:
-    _add_grace(parser)
+    add_grace(parser)
 
 
 def stop_all(arguments: argparse.Namespace, terminal: Terminal) -> int:

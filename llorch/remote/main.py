@@ -23,7 +23,9 @@ COMMANDS = CommandTable(
         ("usage",): Leaf("llorch.remote.usage:usage", "what your tenant took by day, and what it has now"),
         ("status",): Leaf("llorch.remote.status:status", "the cluster at a glance"),
         ("pool", "register"): Leaf("llorch.remote.register:register", "give a pool a short name, in llorch.toml"),
-        ("service", "install"): Leaf("llorch.remote.service:install", "have orchestratord or a worker stay, as a service"),
+        ("service", "install"): Leaf(
+            "llorch.remote.service:install", "have orchestratord or a worker stay, as a service"
+        ),
         ("service", "uninstall"): Leaf("llorch.remote.service:uninstall", "stop a service and remove it"),
         ("service", "status"): Leaf("llorch.remote.service:status", "how the services of this machine do"),
         ("service", "logs"): Leaf("llorch.remote.service:logs", "what a service said"),
