@@ -11,7 +11,9 @@ import time
 from collections.abc import MutableMapping
 
 _VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
-_SEND_TIMEOUT_S = 0.2
+# The manager's queue holds a handful of messages. A change of state is worth waiting for; what is said again soon is not.
+_STATE_TIMEOUT_S = 5.0
+_AT_ONCE = 0.0
 
 
 class Notifier:
@@ -28,11 +30,11 @@ class Notifier:
 
     def status(self, status: str) -> None:
         """One line for whoever asks the manager."""
-        self._send(f"STATUS={status}")
+        self._send(f"STATUS={status}", timeout_s=_AT_ONCE)
 
     def alive(self) -> None:
         """The event loop turns."""
-        self._send("WATCHDOG=1")
+        self._send("WATCHDOG=1", timeout_s=_AT_ONCE)
 
     def stopping(self, status: str) -> None:
         """No new work is taken."""
@@ -42,12 +44,12 @@ class Notifier:
         """The configuration is being read again; `ready` must follow."""
         self._send("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
-    def _send(self, *lines: str) -> None:
+    def _send(self, *lines: str, timeout_s: float = _STATE_TIMEOUT_S) -> None:
         if self._address is None:
             return
         message = "\n".join(_one_line(line) for line in lines).encode("utf-8", "replace")
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | getattr(socket, "SOCK_CLOEXEC", 0)) as channel:
-            channel.settimeout(_SEND_TIMEOUT_S)  # a manager that does not read must not hold up every stream
+            channel.settimeout(timeout_s)
             try:
                 channel.sendto(message, self._address)
             except OSError:
