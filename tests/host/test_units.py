@@ -19,7 +19,9 @@ from llorch.host.units import Definition, Left, Scope
 ODD_WORDS = ("a b", 'quo"te', "back\\slash", "100%", "%h", "$HOME", "${HOME}", "it's", "ümlaut", ";", "")
 
 
-def definition(scope: Scope, *more: str, children: Left = Left.ENDS, env: Mapping[str, str] | None = None) -> Definition:
+def definition(
+    scope: Scope, *more: str, children: Left = Left.ENDS, env: Mapping[str, str] | None = None
+) -> Definition:
     argv = (sys.executable, "-m", "llorch", *more)
     account = "root" if scope is Scope.SYSTEM else ""
     return Definition("llorch-test", "a test", argv, scope, 10.0, children, account, env or {})
@@ -71,7 +73,7 @@ def test_a_unit_drains_and_stays() -> None:
 
 def test_words_keep_their_meaning() -> None:
     """What systemd would expand is written so that it does not; a control character is refused."""
-    assert units.argument("$HOME 100% \"x\" \\") == '"$$HOME 100%% \\"x\\" \\\\"'
+    assert units.argument('$HOME 100% "x" \\') == '"$$HOME 100%% \\"x\\" \\\\"'
     assert units.quoted("A=$x") == '"A=$x"'
     with pytest.raises(ValueError, match="control character"):
         units.argument("a\nExecStart=/bin/sh")
