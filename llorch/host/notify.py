@@ -11,8 +11,8 @@ import time
 from collections.abc import MutableMapping
 
 _VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
-# The manager's queue holds a handful of messages. A change of state is worth waiting for; what is said again soon is not.
-_STATE_TIMEOUT_S = 5.0
+# The manager's queue holds a handful of messages: a change of state is worth waiting for, what is said again is not.
+_STATE_TIMEOUT_S = 2.0
 _AT_ONCE = 0.0
 
 

@@ -88,7 +88,6 @@ class PoolFacts:
         task = self._asking.get(pool_id)
         if task is None:
             task = self._asking[pool_id] = self._group.create_task(self._ask(pool_id), name=f"facts of {pool_id}")
-            task.add_done_callback(lambda done: self._asking.pop(pool_id, None) and None)
         return task
 
     async def _ask(self, pool_id: PoolId) -> None:
@@ -101,6 +100,8 @@ class PoolFacts:
             self._known[pool_id] = Known(_parsed(pool_id, printed), time.monotonic(), None, asked_at)
         except LlorchError as error:
             self._known[pool_id] = Known(before.facts, before.read_at, error.message, asked_at)
+        finally:
+            del self._asking[pool_id]
 
     def _target(self, pool_id: PoolId) -> SshTarget:
         """The profile that is named as the pool, or whose host is. Reads a file. Raises NotFound, ConfigError."""

@@ -53,7 +53,9 @@ def orphans(home: Home, env: Mapping[str, str]) -> list[Carrier]:
 def _orchestratord(env: Mapping[str, str]) -> int | None:
     """The pid of this user's orchestratord, as it wrote it down; it is no worker and has no worker's record."""
     try:
-        return int(json.loads((Path(state_dir(env)) / "orchestratord.json").read_text())["pid"])
+        told = json.loads((Path(state_dir(env)) / "orchestratord.json").read_text())
+        pid, started = int(told["pid"]), float(told["start_time"])
+        return pid if process.is_alive(pid, started) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

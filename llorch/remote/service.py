@@ -64,6 +64,8 @@ def install(arguments: argparse.Namespace) -> int:
         _try_linger(linger)
     if not changed and services.state(service.name, service.scope, os.environ).active == "active":
         steps = []  # it runs, and by this very definition
+    if steps:
+        terminal.tell(f"starting {service.name}, until it is ready; Ctrl-C leaves it to its manager")
     for step in steps:
         try:
             services.run(step)

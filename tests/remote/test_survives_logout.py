@@ -26,7 +26,7 @@ def env(sshd: Sshd, tmp_path: Path) -> dict[str, str]:
 
 @pytest.mark.e2e
 def test_a_worker_survives_the_session_that_spawned_it(sshd: Sshd, env: dict[str, str]) -> None:
-    """It has a session of its own, no terminal and no parent of the SSH session; it still answers and can be stopped."""
+    """It has a session of its own and no parent of the SSH session; it still answers and can be stopped."""
     spawned = llorch("pool", "worker", "spawn", "cpu", "--model", "demo", "--host", "a", "--json", env=env)
     assert spawned.code == 0, spawned.err
     worker = json.loads(spawned.out)["worker"]
