@@ -93,11 +93,12 @@ REMOTE_WORDS = (
     ("sessions", "list, open, show and close sessions"),
     ("usage", "what your tenant took by day, and what it has now"),
     ("status", "the cluster at a glance"),
+    ("service", "daemons that stay: install, uninstall, status, logs"),
     ("keys", "client keys of the orchestrator"),
     ("demo", "the whole system on this machine, in one minute"),
 )
 # Words it knows, but cannot do in this version: it says so instead of `unknown command`.
-REMOTE_WORDS_LATER = ("run", "bench", "service", "init")
+REMOTE_WORDS_LATER = ("run", "bench", "init")
 # Words after `llorch pool` that concern the operator's side even without --host.
 REMOTE_POOL_WORDS = ("register", "install", "uninstall", "upgrade", "rollback")
 # Pairs of them that do: they are about several pools.

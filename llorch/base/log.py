@@ -9,6 +9,8 @@ import sys
 from enum import Enum
 from typing import Any
 
+from llorch.base.log_file import LogFile
+
 correlation: contextvars.ContextVar[str | None] = contextvars.ContextVar("correlation", default=None)
 
 
@@ -45,9 +47,23 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
     return fields
 
 
-def set_up(level: str = "info", form: LogFormat = LogFormat.TEXT) -> None:
-    """Send the logs of this process to stderr; call once, from a role's main."""
-    handler = logging.StreamHandler(sys.stderr)
+class _Rotating(logging.StreamHandler[Any]):
+    """Writes to stderr, which is a file of ours: looks after its size with every line."""
+
+    def __init__(self, file: LogFile) -> None:
+        super().__init__(sys.stderr)
+        self._file = file
+
+    def emit(self, record: logging.LogRecord) -> None:
+        super().emit(record)
+        self._file.rotate_when_full()
+
+
+def set_up(level: str = "info", form: LogFormat = LogFormat.TEXT, file: LogFile | None = None) -> None:
+    """Send the logs of this process to stderr, which becomes `file`; call once. Raises HostError."""
+    if file is not None:
+        file.take_over()
+    handler: logging.StreamHandler[Any] = logging.StreamHandler(sys.stderr) if file is None else _Rotating(file)
     handler.setFormatter(_Json() if form is LogFormat.JSON else _Text())
     root = logging.getLogger()
     root.handlers[:] = [handler]

@@ -255,6 +255,10 @@ class AsyncClient:
         """The workers orchestratord knows."""
         return await self._object(calls.workers())
 
+    async def pools(self, max_age_s: int | None = None) -> dict[str, Any]:
+        """The pools orchestratord knows; it asks those anew whose facts are older than `max_age_s`."""
+        return await self._object(calls.pools(max_age_s))
+
     async def policy(self) -> dict[str, Any]:
         """The policy script in force and how it does."""
         return await self._object(calls.policy())

@@ -120,9 +120,9 @@ def models() -> Call:
     return Call("GET", "/v2/models")
 
 
-def pools() -> Call:
-    """`GET /v2/pools`."""
-    return Call("GET", "/v2/pools")
+def pools(max_age_s: int | None = None) -> Call:
+    """`GET /v2/pools`; pools whose facts are older than `max_age_s` are asked first."""
+    return Call("GET", "/v2/pools" if max_age_s is None else f"/v2/pools?max_age_s={max_age_s}")
 
 
 def worker_execute(request: ExecuteRequest) -> Call:

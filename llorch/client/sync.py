@@ -192,6 +192,10 @@ class Client:
         """The workers orchestratord knows."""
         return self._object(calls.workers())
 
+    def pools(self, max_age_s: int | None = None) -> dict[str, Any]:
+        """The pools orchestratord knows; it asks those anew whose facts are older than `max_age_s`."""
+        return self._object(calls.pools(max_age_s))
+
     def policy(self) -> dict[str, Any]:
         """The policy script in force and how it does."""
         return self._object(calls.policy())

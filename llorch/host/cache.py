@@ -61,6 +61,32 @@ def _remove_stale(base: Path, name: str) -> None:
         shutil.rmtree(stale, ignore_errors=True)
 
 
+def stale(base: Path) -> list[Path]:
+    """What killed unpackings left and no process works on now."""
+    found = []
+    for path in sorted(base.glob(".tmp-*")):
+        lock = base / f".lock-{path.name.removeprefix('.tmp-').rpartition('-')[0]}"
+        if path.is_dir() and not _is_held(lock):
+            found.append(path)
+    return found
+
+
+def _is_held(lock: Path) -> bool:
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # another user's: not ours to judge
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def _check_room(base: Path, what: str, size_bytes: int) -> None:
     facts = os.statvfs(base)
     if facts.f_flag & os.ST_NOEXEC:

@@ -119,9 +119,17 @@ def read_cpu() -> Cpu:
     try:
         text = Path("/proc/cpuinfo").read_text(errors="replace")
     except OSError:
-        text = f"model name: {platform.processor() or platform.machine()}\n"
+        text = f"model name: {_brand()}\n"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return parse_cpu(text, platform.machine(), cores)
+
+
+def _brand() -> str:
+    """The processor's name where there is no /proc."""
+    from llorch.host import apple
+
+    named = apple.read_brand() if sys.platform == "darwin" else ""
+    return named or platform.processor() or platform.machine()
 
 
 def read_memory() -> Memory:
@@ -190,7 +198,9 @@ def _text(value: str | bytes) -> str:
 def read_gpus() -> tuple[tuple[Gpu, ...], str | None]:
     """This machine's GPUs, and why none is seen when none is."""
     if sys.platform == "darwin":
-        return (), "reading Apple GPUs is not there yet in this version"
+        from llorch.host import apple
+
+        return apple.read_gpus(read_memory().total_bytes)
     answers, reason = collect_nvml()
     gpus = parse_nvml(answers)
     return gpus, reason if gpus or reason else "the NVIDIA driver lists no GPU"

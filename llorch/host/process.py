@@ -67,7 +67,7 @@ def spawn_detached(
     """
     import subprocess  # 3 ms that `worker list` need not spend
 
-    environment = {**clean_environment(), **_source_path(), **(env or {})}
+    environment = {**clean_environment(), **source_path(), **(env or {})}
     bind = bound_to(os.getpid()) if lifetime is Lifetime.OURS else None
     stdin = _prepared_stdin(stdin_data)
     try:
@@ -113,7 +113,7 @@ def bound_to(parent: int) -> Callable[[], None]:
     return bind
 
 
-def _source_path() -> dict[str, str]:
+def source_path() -> dict[str, str]:
     """From sources a daemon must find the package again although it starts in `/`."""
     if getattr(sys, "frozen", False):
         return {}
@@ -289,8 +289,24 @@ def available_memory_bytes() -> int:
     return min([available, *_cgroup_headrooms(_MEMBERSHIP, _CGROUP_ROOT)])
 
 
+def mapped_below(folder: Path) -> set[str]:
+    """Names directly below `folder` in which files lie that some process has mapped; elsewhere than on Linux all."""
+    if not sys.platform.startswith("linux"):
+        return {path.name for path in folder.iterdir()}
+    lead = f"{folder.resolve()}/".encode()
+    used: set[str] = set()
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        try:
+            lines = maps.read_bytes().splitlines()
+        except OSError:
+            continue  # it ended, or is another user's
+        paths = (line[line.index(lead) + len(lead) :] for line in lines if lead in line)
+        used |= {os.fsdecode(path.partition(b"/")[0]) for path in paths}
+    return used
+
+
 def resident_bytes(pid: int) -> int:
-    """Main memory that process `pid` holds now; 0 when there is no such process."""
+    """Bytes of main memory that process `pid` holds; 0 when it is gone or not ours to look at."""
     import psutil
 
     try:

@@ -22,7 +22,7 @@ from llorch.core.brain import Brain
 from llorch.core.events import DrainStarted, PoolRegistered, Relayed, Restarted
 from llorch.core.job import JobRecord
 from llorch.core.tenant import DAY_S
-from llorch.host import runtime
+from llorch.host import notify, runtime
 from llorch.host.process import on_reload, on_stop
 from llorch.orchestratord import access, statedir, upstream
 from llorch.orchestratord.access import Access
@@ -33,6 +33,7 @@ from llorch.orchestratord.driver import Driver
 from llorch.orchestratord.known_models import CatalogWatch
 from llorch.orchestratord.metrics import Metrics
 from llorch.orchestratord.policy_file import PolicyFile, PolicyPlace, place_of
+from llorch.orchestratord.pool_facts import PoolFacts
 from llorch.orchestratord.routes import application
 from llorch.orchestratord.service import Phase, Service
 from llorch.orchestratord.settings import LanAccess, Mode, Settings
@@ -63,6 +64,7 @@ class Stopped(Exception):
 
 async def run(settings: Settings) -> None:
     """Serve until a signal says stop. Raises ConfigError, HostError with one clear line."""
+    notifier = notify.take(os.environ)
     tenants = TenantsFile(settings.config_path)
     statedir.prepare(settings.state_dir)
     files_max = raise_file_limit()
@@ -80,7 +82,7 @@ async def run(settings: Settings) -> None:
         session = await stack.enter_async_context(upstream.open_session())
         try:
             async with asyncio.TaskGroup() as group:
-                daemon = Daemon(settings, tenants, store, segments, group, session)
+                daemon = Daemon(settings, tenants, store, segments, group, session, notifier)
                 await daemon.serve(sock, tls)
                 raise Stopped
         except* Stopped:
@@ -100,8 +102,10 @@ class Daemon:
         segments: Segments,
         group: asyncio.TaskGroup,
         session: upstream.Session,
+        notifier: notify.Notifier,
     ) -> None:
         self._settings = settings
+        self._notifier = notifier
         self._tenants = tenants
         self._group = group
         self._snapshot = store.snapshot(settings.brain.idempotency_keys_max, time.time())
@@ -130,6 +134,7 @@ class Daemon:
             adopter=adopter,
             catalog=CatalogWatch(os.environ),
             policy=PolicyFile(policy_place(settings), POLICY_CHILD, scripted),
+            pools=PoolFacts(settings.config_path, group),
         )
         self._zone = Zone()
         self._stop_wanted = asyncio.Event()
@@ -160,6 +165,8 @@ class Daemon:
         sweeps = self._group.create_task(self._sweep(), name="sweeps")
         if settings.lan_access is LanAccess.OPEN:
             log.event(logger, "ANYBODY WHO REACHES THIS PORT MAY USE IT (--insecure-lan)", level=30)
+        beats = self._group.create_task(self._beat(), name="watchdog")
+        self._notifier.ready(f"serving at {url}")
         log.event(logger, "listening", url=url, state=settings.state_dir, live_jobs=len(service.streams))
         try:
             await self._stop_wanted.wait()
@@ -168,7 +175,7 @@ class Daemon:
             service.driver.stop()
             statedir.remove_record(settings.state_dir)
             await listener.stop()
-            for task in (ticks, sweeps, turns, *policy_tasks):
+            for task in (ticks, sweeps, beats, turns, *policy_tasks):
                 task.cancel()
             await service.policy.scripted.close()
 
@@ -200,14 +207,17 @@ class Daemon:
 
     def _on_reload(self) -> None:
         """SIGHUP: read again what may be read again, changed or not."""
+        self._notifier.reloading()
         self.service.policy.want_reload()
         if (news := self._tenants.read_again()) is not None:
             self.service.driver.post(news)
+        self._notifier.ready("serving")
 
     async def _drain(self) -> None:
         """Take nothing new; give running jobs the grace time. What is left goes on after the next start."""
         self.service.phase = Phase.DRAINING
         self.service.driver.post(DrainStarted())
+        self._notifier.stopping(f"draining {len(self._dispatcher)} running jobs")
         log.event(logger, "draining", attempts=len(self._dispatcher), grace_s=self._settings.grace_s)
         try:
             async with asyncio.timeout(self._settings.grace_s):
@@ -219,6 +229,12 @@ class Daemon:
                         continue
         except TimeoutError:
             log.event(logger, "the grace time is over; running jobs continue after the next start")
+
+    async def _beat(self) -> None:
+        """Tell the service manager that the loop turns: it restarts us when we have not said so for long."""
+        while self._notifier.watchdog_s is not None:
+            self._notifier.alive()
+            await asyncio.sleep(self._notifier.watchdog_s)
 
     async def _tick(self) -> None:
         """Pings, stalled clients, journals that the disk refused, a configuration that has changed, summer time."""
@@ -244,6 +260,7 @@ class Daemon:
     async def _expire(self) -> None:
         service, settings = self.service, self._settings
         now = service.clock.now()
+        service.pools.forget_others({pool.pool_id for pool in service.brain.pools()})
         service.access.forget_others((w.spec.worker_id, w.spec.url) for w in service.brain.workers())
         while ended := await service.store.expired_outputs(now - settings.output_kept_s):
             # In this order: a record must not promise what is gone. What a crash leaves between is a stray.

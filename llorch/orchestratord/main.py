@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from llorch.base import log
+from llorch.base.log_file import LogFile
 from llorch.host import runtime
 from llorch.orchestratord import settings as settings_table
 
@@ -43,7 +44,7 @@ def main(argv: list[str], *, prog: str) -> int:
     flags = parser(prog).parse_args(argv)
     settings = settings_table.load(flags, os.environ)
     runtime.become_one_folder(["orchestratord", *argv])
-    log.set_up(settings.log_level, settings.log_format)
+    log.set_up(settings.log_level, settings.log_format, LogFile(settings.log_file) if settings.log_file else None)
     from llorch.orchestratord import daemon
 
     sys.setswitchinterval(SWITCH_S)

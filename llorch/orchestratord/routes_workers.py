@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 from aiohttp import web
 
 from llorch import PROTOCOL
-from llorch.base.errors import InvalidRequest, PoolNotFound, WorkerNotFound
+from llorch.base.errors import Forbidden, InvalidRequest, PoolNotFound, WorkerNotFound
 from llorch.base.ids import WORKER_ID, PoolId, WorkerId
+from llorch.core.effects import PoolRecord
 from llorch.core.events import (
     HeartbeatReceived,
     PoolForgotten,
@@ -21,6 +23,7 @@ from llorch.core.worker import WorkerRecord, WorkerState
 from llorch.orchestratord import views
 from llorch.orchestratord.addresses import may_add, may_announce
 from llorch.orchestratord.adopt import Contact, load_of, spec_of
+from llorch.orchestratord.pool_facts import ASK_TIMEOUT_S, LOCAL, is_local
 from llorch.orchestratord.service import SERVICE, Service
 from llorch.web.answers import json_response
 from llorch.web.bodies import read_object, read_optional_object
@@ -28,6 +31,8 @@ from llorch.web.edge import CORRELATION
 from llorch.wire.announce import HEARTBEAT_S, LEASE_S, parse_announcement, parse_heartbeat, read_worker_url
 from llorch.wire.fields import Fields
 from llorch.wire.tasks import POOL_NAME_MAX, pool_name
+
+FACTS_WAIT_S = 10.0
 
 
 async def ready(request: web.Request) -> web.Response:
@@ -128,21 +133,64 @@ def _worker(request: web.Request, service: Service) -> WorkerRecord:
 
 
 async def pools(request: web.Request) -> web.Response:
-    """`GET /v2/pools`: registered hosts and hosts with live workers."""
+    """`GET /v2/pools[?max_age_s=N]`: our own host, registered ones and those with live workers, with what they say.
+
+    With `max_age_s` pools whose facts are older are asked first; those that do not answer in time show the old ones.
+    """
     service = request.app[SERVICE]
     await service.tenant(request)
-    workers = service.brain.workers()
-    return json_response({"pools": [_pool_view(p.pool_id, p.draining, workers) for p in service.brain.pools()]})
+    rows = service.brain.pools()
+    if (age := _max_age_s(request)) is not None and _sees_facts(request):
+        await service.pools.refresh([LOCAL, *(row.pool_id for row in rows)], age_max_s=age, wait_s=FACTS_WAIT_S)
+    return json_response({"pools": [_pool_view(request, *row) for row in _with_local(rows)]})
 
 
-def _pool_view(pool_id: PoolId, draining: bool, workers: list[WorkerRecord]) -> dict[str, Any]:
-    there = [w for w in workers if w.spec.pool == pool_id and w.state is not WorkerState.LOST]
+def _with_local(rows: list[PoolRecord]) -> list[tuple[PoolId, bool]]:
+    """(pool, draining) of each; our own host is there whether it has workers or not, and first."""
+    return [(LOCAL, False), *((row.pool_id, row.draining) for row in rows if row.pool_id != LOCAL)]
+
+
+def _pool_view(request: web.Request, pool_id: PoolId, draining: bool) -> dict[str, Any]:
+    service = request.app[SERVICE]
+    own = is_local(pool_id)
+    live = [worker for worker in service.brain.workers() if worker.state is not WorkerState.LOST]
+    there = [w for w in live if w.spec.pool == pool_id or (pool_id == LOCAL and is_local(w.spec.pool))]
     return {
         "id": pool_id,
+        "is_local": own,
         "draining": draining,
         "workers": [w.spec.worker_id for w in there],
         "slots_total": sum(w.spec.slots_total for w in there),
+        **(service.pools.known(pool_id).body(time.monotonic()) if _sees_facts(request) else {}),
     }
+
+
+def _sees_facts(request: web.Request) -> bool:
+    """Paths and processes of hosts are no business of a tenant's."""
+    access = request.app[SERVICE].access
+    return not access.isolated or access.is_operators(request)
+
+
+def _max_age_s(request: web.Request) -> float | None:
+    text = request.query.get("max_age_s")
+    if text is None:
+        return None
+    if not text.isdecimal() or len(text) > 9:
+        raise InvalidRequest("max_age_s must be a whole number of seconds")
+    return float(text)
+
+
+async def refresh_pool(request: web.Request) -> web.Response:
+    """`POST /v2/pools/{id}/refresh`: ask a pool how it is, now."""
+    service = request.app[SERVICE]
+    await service.tenant(request)
+    name = PoolId(pool_name(request.match_info["pool_id"]))
+    pool_id = LOCAL if is_local(name) else _pool(request, service)
+    if not _sees_facts(request):
+        raise Forbidden("what a pool says of itself is for operators")
+    await service.pools.refresh([pool_id], age_max_s=0, wait_s=ASK_TIMEOUT_S)
+    draining = {row.pool_id: row.draining for row in service.brain.pools()}.get(pool_id, False)
+    return json_response(_pool_view(request, pool_id, draining))
 
 
 async def register_pool(request: web.Request) -> web.Response:
@@ -153,6 +201,8 @@ async def register_pool(request: web.Request) -> web.Response:
     name = pool_name(fields.required_text("id", size_max=POOL_NAME_MAX))
     if name and not all(c.isalnum() or c in ".-_:" for c in name):
         fields.problem("id", "must be a host name or an address")
+    if name == LOCAL:
+        fields.problem("id", "is orchestratord's own host, which is always there")
     draining = fields.switch("draining")
     fields.done()
     await service.driver.tell(PoolRegistered(PoolId(name), draining))
@@ -196,4 +246,5 @@ ROUTES = [
     web.post("/v2/pools", register_pool),
     web.delete("/v2/pools/{pool_id}", forget_pool),
     web.post("/v2/pools/{pool_id}/drain", drain_pool),
+    web.post("/v2/pools/{pool_id}/refresh", refresh_pool),
 ]

@@ -20,6 +20,7 @@ from llorch.orchestratord.driver import Driver
 from llorch.orchestratord.known_models import CatalogWatch
 from llorch.orchestratord.metrics import Metrics
 from llorch.orchestratord.policy_file import PolicyFile
+from llorch.orchestratord.pool_facts import PoolFacts
 from llorch.orchestratord.streams import JobStream, Streams
 from llorch.store.segments import Segments
 from llorch.store.store import Store
@@ -46,6 +47,7 @@ class Service:
     adopter: Adopter
     catalog: CatalogWatch
     policy: PolicyFile
+    pools: PoolFacts
     carriers: Counter[JobId] = field(default_factory=Counter)  # requests whose connection carries a job's answer
     phase: Phase = Phase.STARTING
     keys_checked_at: float = 0.0

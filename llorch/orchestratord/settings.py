@@ -52,6 +52,7 @@ SETTINGS = (
     Setting("connections_max", Kind.INTEGER, 10_000, "open connections at once"),
     Setting("policy", Kind.TEXT, None, "policy script; else policy.star in the state directory, if there"),
     Setting("log_format", Kind.TEXT, "text", "form of the log lines", None, ("text", "json")),
+    Setting("log_file", Kind.TEXT, None, "log to this file, rotated, not to stderr"),
     Setting("log_level", Kind.TEXT, "info", "least level that is logged", None, ("debug", "info", "warning", "error")),
 )
 
@@ -72,6 +73,7 @@ class Settings:
     connections_max: int
     policy: Path | None
     log_format: LogFormat
+    log_file: Path | None
     log_level: str
     state_dir: Path
     config_path: Path
@@ -112,6 +114,7 @@ def load(flags: argparse.Namespace, env: Mapping[str, str]) -> Settings:
         connections_max=values["connections_max"],
         policy=None if values["policy"] is None else Path(values["policy"]).absolute(),
         log_format=LogFormat(values["log_format"]),
+        log_file=None if values["log_file"] is None else Path(values["log_file"]).absolute(),
         log_level=values["log_level"],
         state_dir=config.state_dir(env, flags.state).absolute(),
         config_path=path.absolute(),

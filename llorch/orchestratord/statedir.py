@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from llorch.base.errors import HostError
+from llorch.host import process
 
 LOCK_FILE = "orchestratord.lock"
 RECORD_FILE = "orchestratord.json"
@@ -61,7 +62,8 @@ def write_record(folder: Path, url: str, started_at: str) -> None:
     try:
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "w", encoding="utf-8") as file:
-            json.dump({"url": url, "pid": os.getpid(), "started_at": started_at}, file)
+            about = {"url": url, "pid": os.getpid(), "start_time": process.start_time(os.getpid())}
+            json.dump({**about, "started_at": started_at}, file)
         fresh.replace(path)
     except OSError as error:
         fresh.unlink(missing_ok=True)

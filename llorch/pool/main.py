@@ -41,6 +41,8 @@ LEAVES: dict[tuple[str, ...], Leaf] = {
     ("dev", "setup"): Leaf("llorch.pool.development:setup", "install what work on llorch itself needs"),
     ("dev", "doctor"): Leaf("llorch.pool.development:doctor", "show what work on llorch itself needs"),
     ("status",): Leaf("llorch.pool.status:status", "show devices, memory, disk, models and workers of this host"),
+    ("doctor",): Leaf("llorch.pool.doctor:doctor", "show what is wrong on this host, with what mends it"),
+    ("cleanup",): Leaf("llorch.pool.doctor:cleanup", "end orphans of this host, remove what belongs to nobody"),
     ("backends",): Leaf("llorch.pool.status:backends", "show which backends work here, and why others do not"),
 }
 
@@ -59,7 +61,6 @@ TABLE = CommandTable(
         "dev": "what work on llorch itself needs on this host",
     },
     aliases={"model": "models", "workers": "worker"},
-    not_yet=("doctor",),
     footer="Every command takes --json. Another host: llorch pool COMMAND --host HOST.",
     declare_everywhere=_declare_json,
 )

@@ -160,13 +160,23 @@ def home_id(home: Home) -> str:
     return found
 
 
-def tail(path: Path, lines: int, bytes_max: int = 1 << 20) -> list[str]:
-    """The last `lines` lines of a log, reading at most `bytes_max` bytes of its end."""
+def known_home_id(home: Home) -> str | None:
+    """The random id of this home; None when nothing was ever started for it. Raises HostError."""
+    try:
+        return home.home_id_path.read_text().strip() or None
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise HostError(f"cannot read {home.home_id_path}: {error.strerror}") from error
+
+
+def tail(path: Path, lines: int, bytes_max: int = 1 << 20, before: int | None = None) -> list[str]:
+    """The last `lines` lines of a log (of its first `before` bytes), reading at most `bytes_max` bytes of their end."""
     try:
         with open(path, "rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - bytes_max))
-            data = file.read(bytes_max)
+            size = file.seek(0, os.SEEK_END) if before is None else before
+            start = file.seek(max(0, size - bytes_max))
+            data = file.read(size - start)
     except FileNotFoundError:
         return []
     return data.decode("utf-8", "replace").splitlines()[-lines:] if lines > 0 else []

@@ -30,6 +30,7 @@ from llorch.wire.catalog import ModelEntry
 
 FIRST_PORT = 8001
 STATUS_FILE_VARIABLE = "LLORCH_STATUS_FILE"
+LOG_FILE_VARIABLE = "LLORCH_WORKER_LOG_FILE"
 READY_TIMEOUT_S = 600.0
 _POLL_S = 0.05
 _STOP_GRACE_S = 5.0
@@ -252,6 +253,7 @@ def _environment(home: Home, worker_id: str, home_id: str) -> dict[str, str]:
     environment = {
         HOME_ID_VARIABLE: home_id,
         STATUS_FILE_VARIABLE: str(records.status_path(home, worker_id)),
+        LOG_FILE_VARIABLE: str(records.log_path(home, worker_id)),
         "LLORCH_HOME": os.environ.get("LLORCH_HOME", "") if _in_checkout() else str(home.root),
     }
     if _in_checkout():
@@ -273,7 +275,8 @@ def _forget_old_logs(home: Home, keep: set[str]) -> None:
     logs = [path for path in home.workers_dir.glob("*.log") if path.stem not in keep]
     logs.sort(key=lambda path: path.stat().st_mtime)
     for path in logs[:-_LOGS_KEPT]:
-        path.unlink(missing_ok=True)
+        for rotated in (path, *path.parent.glob(f"{path.name}.*")):
+            rotated.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

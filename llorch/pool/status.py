@@ -5,31 +5,32 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import time
+from collections.abc import Set
 from dataclasses import asdict
 from typing import Any
 
 import llorch
+from llorch.base.clock import iso
 from llorch.base.home import Home, find_home
-from llorch.host import devices, disk, runtime
+from llorch.host import devices, disk, process, runtime
 from llorch.pool import catalog_file, health, records
 from llorch.pool.models import model_body
 from llorch.pool.output import host_name, print_json
 from llorch.pool.progress import megabytes
+from llorch.pool.records import WorkerRecord
 from llorch.pool.terminal import Terminal
 from llorch.pool.workers import worker_body
 
 
 def facts(home: Home) -> dict[str, Any]:
-    """The JSON of `status`; every size in bytes.
+    """The JSON of `status`, as spec/pool_status.schema.json describes it; every size in bytes.
 
-    host, os, architecture, version, protocol, build_id · cpu {model, architecture, cores, features} ·
-    memory {total_bytes, available_bytes} · gpus [{index, name, uuid, memory_total_bytes, memory_used_bytes,
-    memory_free_bytes, utilisation_percent, driver, processes}], gpus_reason · disk {path, total_bytes, free_bytes} ·
-    models [model_body of the downloaded ones, without files] · workers [worker_body] ·
-    backends [{name, available, reason}]
+    Memory that workers of this home hold is told apart from what strangers hold, in main memory and on every GPU.
     """
     gpus, gpus_reason = devices.read_gpus()
     program = runtime.build()
+    workers = [_worker_body(row) for row in health.ask_all(home, records.load_all(home))]
     entries = [entry for entry in catalog_file.load(home).entries() if entry.downloaded]
     return {
         "host": host_name(),
@@ -38,24 +39,43 @@ def facts(home: Home) -> dict[str, Any]:
         "version": llorch.__version__,
         "protocol": llorch.PROTOCOL,
         "build_id": program.build_id,
-        "cpu": asdict(devices.read_cpu()),
-        "memory": asdict(devices.read_memory()),
-        "gpus": [_gpu_body(gpu) for gpu in gpus],
+        "at": iso(time.time()),
+        "cpu": {**asdict(devices.read_cpu()), "load_1m": round(os.getloadavg()[0], 2)},
+        "memory": _memory_body(devices.read_memory(), sum(row["memory_bytes"] for row in workers)),
+        "gpus": [_gpu_body(gpu, {row["pid"] for row in workers}) for gpu in gpus],
         "gpus_reason": gpus_reason,
         "disk": {
-            "path": str(home.root),
-            "total_bytes": disk.total_bytes(home.root),
-            "free_bytes": disk.free_bytes(home.root),
+            "path": str(home.models_dir),
+            "total_bytes": disk.total_bytes(home.models_dir),
+            "free_bytes": disk.free_bytes(home.models_dir),
         },
         "models": [{k: v for k, v in model_body(home, entry).items() if k != "files"} for entry in entries],
-        "workers": [worker_body(*row) for row in health.ask_all(home, records.load_all(home))],
+        "workers": workers,
         "backends": [_backend_body(backend) for backend in devices.backends()],
     }
 
 
-def _gpu_body(gpu: devices.Gpu) -> dict[str, Any]:
-    processes = [{"pid": pid, "memory_bytes": used} for pid, used in gpu.processes]
-    return {**asdict(gpu), "memory_free_bytes": gpu.memory_free_bytes, "processes": processes}
+def _worker_body(row: tuple[WorkerRecord, str, dict[str, Any]]) -> dict[str, Any]:
+    record, word, _ = row
+    held = 0 if word == "Dead" else process.resident_bytes(record.pid)
+    return {**worker_body(*row), "memory_bytes": held}
+
+
+def _memory_body(memory: devices.Memory, workers_bytes: int) -> dict[str, int]:
+    used = memory.total_bytes - memory.available_bytes
+    return {**asdict(memory), "workers_bytes": workers_bytes, "foreign_bytes": max(0, used - workers_bytes)}
+
+
+def _gpu_body(gpu: devices.Gpu, ours: Set[int]) -> dict[str, Any]:
+    """One GPU; what its driver counts as used and no worker of ours holds is foreign."""
+    processes = [{"pid": pid, "memory_bytes": used, "foreign": pid not in ours} for pid, used in gpu.processes]
+    held = sum(used for pid, used in gpu.processes if pid in ours)
+    return {
+        **asdict(gpu),
+        "memory_free_bytes": gpu.memory_free_bytes,
+        "memory_foreign_bytes": max(0, gpu.memory_used_bytes - held),
+        "processes": processes,
+    }
 
 
 def _backend_body(backend: devices.Backend) -> dict[str, Any]:
@@ -80,7 +100,8 @@ def render(found: dict[str, Any]) -> list[str]:
         ("Host", f"{found['host']} ({found['os']} {found['architecture']})"),
         ("Version", f"llorch {found['version']}, protocol {found['protocol']}, build {found['build_id']}"),
         ("CPU", f"{cpu['model']}, {cpu['cores']} cores ({', '.join(cpu['features']) or 'no vector extensions'})"),
-        ("Memory", f"{megabytes(memory['available_bytes'])} available of {megabytes(memory['total_bytes'])}"),
+        ("Load", f"{cpu['load_1m']:g} of {cpu['cores']} cores"),
+        ("Memory", _memory_line(memory)),
         ("Disk", f"{megabytes(space['free_bytes'])} free of {megabytes(space['total_bytes'])} ({space['path']})"),
         *((f"GPU {gpu['index']}", _gpu_line(gpu)) for gpu in found["gpus"]),
         *([] if found["gpus"] else [("GPU", f"none: {found['gpus_reason']}")]),
@@ -93,10 +114,18 @@ def render(found: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _memory_line(memory: dict[str, int]) -> str:
+    free = f"{megabytes(memory['available_bytes'])} available of {megabytes(memory['total_bytes'])}"
+    return f"{free}; workers {megabytes(memory['workers_bytes'])}, others {megabytes(memory['foreign_bytes'])}"
+
+
 def _gpu_line(gpu: dict[str, Any]) -> str:
     busy = "" if gpu["utilisation_percent"] is None else f", {gpu['utilisation_percent']} % busy"
     memory = f"{megabytes(gpu['memory_free_bytes'])} free of {megabytes(gpu['memory_total_bytes'])}"
-    return f"{gpu['name']}, {memory}{busy}, driver {gpu['driver']}, {len(gpu['processes'])} processes"
+    foreign = sum(row["foreign"] for row in gpu["processes"])
+    return (
+        f"{gpu['name']}, {memory}{busy}, driver {gpu['driver']}, {len(gpu['processes'])} processes ({foreign} foreign)"
+    )
 
 
 def backends(arguments: argparse.Namespace, terminal: Terminal) -> int:

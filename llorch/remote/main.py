@@ -27,14 +27,21 @@ COMMANDS = CommandTable(
         ("pool", "upgrade"): Leaf("llorch.remote.upgrade:upgrade", "install, then restart the workers one at a time"),
         ("pool", "rollback"): Leaf("llorch.remote.install:rollback", "back to the version before the current one"),
         ("pool", "uninstall"): Leaf("llorch.remote.uninstall:uninstall", "remove the program from other machines"),
+        ("service", "install"): Leaf(
+            "llorch.remote.service:install", "have orchestratord or a worker stay, as a service"
+        ),
+        ("service", "uninstall"): Leaf("llorch.remote.service:uninstall", "stop a service and remove it"),
+        ("service", "status"): Leaf("llorch.remote.service:status", "how the services of this machine do"),
+        ("service", "logs"): Leaf("llorch.remote.service:logs", "what a service said"),
         ("demo",): Leaf("llorch.remote.demo:demo", "the whole system on this machine, in one minute"),
     },
     groups={
         "jobs": "jobs of the orchestrator",
         "sessions": "lines of jobs that belong together, with limits of their own",
+        "service": "daemons that stay: systemd units, launchd agents",
         "pool": "pools over SSH: any llorch-pool command with --host",
     },
-    not_yet=("run", "bench", "service", "init"),
+    not_yet=("run", "bench", "init"),
 )
 _POOL_WORDS = tuple(name[1] for name in COMMANDS.leaves if name[0] == "pool")
 

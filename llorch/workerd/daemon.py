@@ -8,6 +8,7 @@ import socket
 
 from llorch.base import log
 from llorch.host import process
+from llorch.host.notify import Notifier
 from llorch.web.listening import Listener
 from llorch.wire.announce import Announcement, Heartbeat
 from llorch.workerd import routes
@@ -26,13 +27,23 @@ _log = log.get(__name__)
 class Daemon:
     """Runs once. `failed` is set when the step thread died: then the exit code is 1."""
 
-    def __init__(self, service: Service, engine: Engine, sock: socket.socket, *, bind: str, grace_s: float) -> None:
+    def __init__(
+        self,
+        service: Service,
+        engine: Engine,
+        sock: socket.socket,
+        *,
+        bind: str,
+        grace_s: float,
+        notifier: Notifier | None = None,
+    ) -> None:
         self.service = service
         self.failed = False
         self._engine = engine
         self._sock = sock
         self._bind = bind
         self._grace_s = grace_s
+        self._notifier = notifier or Notifier()
         self._asked = asyncio.Event()
         self._signals = 0
         self._give_up_at: float | None = None
@@ -62,16 +73,27 @@ class Daemon:
         try:
             async with asyncio.TaskGroup() as tasks:
                 announcing = tasks.create_task(announcer.run())
+                beating = tasks.create_task(self._beat())
                 await self._until_left()
                 announcing.cancel()
+                beating.cancel()
         finally:
             await listener.stop()
             await asyncio.to_thread(self._engine.stop, THREAD_LEAVES_S)
         log.event(_log, "left", logging.INFO, failed=self.failed)
         return 1 if self.failed else 0
 
+    async def _beat(self) -> None:
+        """Tell the service manager that we work: not when the loop hangs, nor when the step thread does."""
+        while self._notifier.watchdog_s is not None:
+            if self.service.stepping:
+                self._notifier.alive()
+            await asyncio.sleep(self._notifier.watchdog_s)
+
     def drain(self) -> None:
         """Take nothing new; leave when the last stream is done."""
+        if not self._asked.is_set():
+            self._notifier.stopping(f"draining {self.service.slots_busy} sequences")
         self.service.drain()
         self._asked.set()
 

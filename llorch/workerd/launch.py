@@ -15,6 +15,7 @@ from llorch.base.home import Home, find_home
 from llorch.base.log import LogFormat
 from llorch.wire.catalog import EMBEDDED, Catalog, ModelEntry, parse_catalog
 
+LOG_FILE_ENV = "LLORCH_WORKER_LOG_FILE"  # one worker's own, so that no machine-wide setting can name it
 PORT_DEFAULT = 8001
 SLOTS_DEFAULT = 8
 SLOTS_MAX = 256
@@ -68,6 +69,7 @@ class Launch:
     insecure_lan: bool
     grace_s: float
     log_format: LogFormat
+    log_file: Path | None
     orchestrator: str | None
 
 
@@ -147,6 +149,7 @@ def read(argv: Sequence[str], env: Mapping[str, str], *, prog: str) -> Launch:
         insecure_lan=flags.insecure_lan,
         grace_s=found["grace_s"],
         log_format=LogFormat(found["log_format"]),
+        log_file=Path(env[LOG_FILE_ENV]).absolute() if env.get(LOG_FILE_ENV) else None,
         orchestrator=env.get("LLORCH_ORCHESTRATOR") or _orchestrator(file),
     )
 

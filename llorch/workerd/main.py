@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from llorch.base import config, log
 from llorch.base.clock import SystemClock
 from llorch.base.errors import LlorchError
-from llorch.host import runtime
+from llorch.base.log_file import LogFile
+from llorch.host import notify, runtime
 from llorch.web.sockets import bound_socket, stays_local
 from llorch.workerd import access, launch, target
 from llorch.workerd.access import Tokens
@@ -34,16 +35,17 @@ def main(argv: list[str], *, prog: str) -> int:
     """`llorch worker --model DIR_OR_ID ...`; the exit code. Raises LlorchError for what stops it before it serves."""
     asked = launch.read(argv, os.environ, prog=prog)
     runtime.become_one_folder(["llorch", "worker", *argv])
-    log.set_up("info", asked.log_format)
-    status = StatusFile(os.environ)
+    log.set_up("info", asked.log_format, LogFile(asked.log_file) if asked.log_file else None)
+    notifier = notify.take(os.environ)
+    status = StatusFile(os.environ, notifier)
     try:
-        return _run(asked, status)
+        return _run(asked, status, notifier)
     except LlorchError as error:
         status.failed(error.message)
         raise
 
 
-def _run(asked: Launch, status: StatusFile) -> int:
+def _run(asked: Launch, status: StatusFile, notifier: notify.Notifier) -> int:
     status.loading(0.0)
     tokens = access.find_tokens(
         os.environ, bind=asked.bind, token_file=asked.token_file, insecure_lan=asked.insecure_lan
@@ -71,7 +73,7 @@ def _run(asked: Launch, status: StatusFile) -> int:
         if loaded.obstacle is not None:
             log.event(_log, "computing with torch, not with the native kernels", reason=loaded.obstacle)
         with asyncio.Runner(loop_factory=_loop_factory()) as loop:
-            return loop.run(_serve(asked, model, loaded, tokens, sock, find, status))
+            return loop.run(_serve(asked, model, loaded, tokens, sock, find, status, notifier))
     finally:
         sock.close()
 
@@ -94,6 +96,7 @@ async def _serve(
     sock: socket.socket,
     find: Callable[[], Target | None],
     status: StatusFile,
+    notifier: notify.Notifier,
 ) -> int:
     from llorch.workerd import announce, load
     from llorch.workerd.daemon import Daemon
@@ -108,7 +111,7 @@ async def _serve(
     )
     facts, texts = load.facts_of(loaded, asked, model), load.texts_of(loaded, model)
     service = Service(facts, texts, engine, lambda: loaded.weights_bytes + loaded.kv_bytes, clock)
-    daemon = Daemon(service, engine, sock, bind=asked.bind, grace_s=asked.grace_s)
+    daemon = Daemon(service, engine, sock, bind=asked.bind, grace_s=asked.grace_s, notifier=notifier)
     announcer = announce.Announcer(
         find,
         daemon.announcement,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llorch.base.errors import HostError
-from llorch.host import devices
+from llorch.host import apple, devices
 
 FACTS = Path(__file__).resolve().parents[1] / "facts" / "devices"
 
@@ -48,6 +48,13 @@ def test_nvidia_gpus(case: dict[str, Any]) -> None:
     gpus = devices.parse_nvml(case["output"])
     assert [plain(asdict(gpu)) for gpu in gpus] == case["fact"]
     assert all(gpu.memory_free_bytes >= 0 for gpu in gpus)
+
+
+@pytest.mark.parametrize("case", facts("apple"))
+def test_apple_gpus(case: dict[str, Any]) -> None:
+    """GPUs of a Mac from the system's own tools; what they do not say stays open, and garbage is no GPU."""
+    gpus = apple.parse_gpus(case["profiler"], case["registry"], case["memory_total_bytes"])
+    assert [plain(asdict(gpu)) for gpu in gpus] == case["fact"]
 
 
 def test_this_machine_answers() -> None:

@@ -42,7 +42,6 @@ def test_help_lists_the_commands(words: list[str], capsys: pytest.CaptureFixture
         (["wrker", "list"], "did you mean 'worker'"),
         (["worker", "lst"], "did you mean 'list'"),
         (["models", "downlod", "x"], "did you mean 'download'"),
-        (["doctor"], "not there yet"),
         (["git", "pul"], "did you mean 'pull'"),
     ],
 )

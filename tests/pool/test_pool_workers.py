@@ -208,3 +208,51 @@ def test_homes_do_not_see_each_other(pool: Pool, home: Home, tmp_path: Path) -> 
     pool.ok("worker", "cleanup", LLORCH_HOME=other)
     pool.ok("worker", "stop-all", LLORCH_HOME=other)
     assert record.is_alive()
+
+
+ROTATING = """
+import os, sys, time
+from pathlib import Path
+from llorch.base import log_file
+path = Path(os.environ["LOG"])
+log = log_file.LogFile(path, size_max_bytes=400, kept=3)
+log.take_over()
+os.write(2, b"up\\n")
+while not (path.parent / "go").exists():
+    time.sleep(0.01)
+for number in range(int(os.environ["FIRST"]), int(os.environ["FIRST"]) + 60):
+    os.write(2, f"line {number}\\n".encode())
+    log.rotate_when_full()
+"""
+
+
+def test_logs_are_followed_through_rotation_and_restarts(pool: Pool, home: Home) -> None:
+    """-F prints every line once and in order, while the file is rotated under it and the worker is started again."""
+    log = records.log_path(home, "worker-cpu-1")
+
+    def begin(first: int) -> None:
+        env = {records.HOME_ID_VARIABLE: "x", "LOG": str(log), "FIRST": str(first)}
+        spawned = process.spawn_detached([sys.executable, "-c", ROTATING], log_path=log, env=env)
+        until(lambda: b"up" in log.read_bytes(), "the process is up")
+        record = WorkerRecord(
+            *("worker-cpu-1", spawned.pid, spawned.start_time, 1, "http://127.0.0.1:1", "demo", "cpu", None),
+            *(str(log), "x", "2025-10-09T14:30:00.000Z"),
+        )
+        records.save(home, record)
+
+    begin(0)
+    follower = pool.popen("worker", "logs", "worker-cpu-1", "-F", "-n", "1")
+    assert follower.stdout is not None
+    assert follower.stdout.readline() == "up\n"
+    go = home.workers_dir / "go"
+    go.touch()
+    read = [follower.stdout.readline().strip() for _ in range(60)]
+    assert read == [f"line {number}" for number in range(60)]
+    go.unlink()
+    begin(60)
+    assert follower.stdout.readline() == "up\n"
+    go.touch()
+    assert follower.stdout.readline() == "line 60\n"
+    follower.send_signal(signal.SIGINT)
+    follower.communicate(timeout=10)
+    go.unlink()

@@ -44,9 +44,9 @@ EDGES = {
     "web": {"wire"},
     "orchestratord": {
         *("core", "wire", "store", "scripting", "client", "web"),
-        *("host.ssh", "host.process", "host.runtime"),
+        *("host.ssh", "host.process", "host.runtime", "host.notify", "host.pool_command", "host.targets"),
     },
-    "workerd": {"batching", "wire", "model", "web", "host.runtime", "host.process", "host.cores"},
+    "workerd": {"batching", "wire", "model", "web", "host.runtime", "host.process", "host.cores", "host.notify"},
     "pool": {"wire", "client", "host"},
     "remote": {"wire", "client", "host"},
     "applets": {"host", "orchestratord", "workerd", "pool", "remote"},
