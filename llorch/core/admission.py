@@ -334,6 +334,8 @@ def _can_start(state: State, job: LiveJob) -> bool:
 
 def _too_late(state: State, job: LiveJob, *, at_once: bool) -> bool:
     """Refuse a job that will not be done before its deadline, as far as was learned."""
+    if job.record.spec.deadline_s is None:
+        return False
     limit = forecast.refusal(state, job.record, waiting.key_of(state, job), at_once=at_once)
     if limit is not None:
         refuse(state, job, *limit)
