@@ -59,9 +59,7 @@ def settle(state: State) -> None:
         if len(offered) > 1:
             offered = [turn.key.job_id for turn in sorted(map(state.queue.turn, offered))]
         for job_id in offered:
-            if state.queue.leads(job_id) and not (
-                state.draining and state.queue.turn(job_id).tier is not Tier.FIRST
-            ):
+            if state.queue.leads(job_id) and not (state.draining and state.queue.turn(job_id).tier is not Tier.FIRST):
                 dispatch.place(state, state.jobs[job_id])
 
 
