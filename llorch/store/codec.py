@@ -16,6 +16,7 @@ from functools import cache
 from operator import attrgetter
 from typing import Any, TypeVar
 
+from llorch.base import json_text
 from llorch.base.errors import HostError
 
 T = TypeVar("T")
@@ -25,7 +26,7 @@ class DamagedRecord(HostError):
     """A stored record cannot be read."""
 
 
-_TO_JSON = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
+_TO_JSON = json_text.prepared(allow_nan=True)
 
 
 def encode(value: object, *, leave_out: tuple[str, ...] = ()) -> str:

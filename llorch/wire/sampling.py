@@ -76,7 +76,7 @@ _PLAIN = Sampling()
 
 def read_sampling(fields: Fields) -> Sampling:
     """The sampling fields of a body; problems are noted in `fields`. top_k 0 means off."""
-    present = list(filter(fields.has, SAMPLING_FIELDS))
+    present = fields.among(SAMPLING_FIELDS)
     if not present:
         return _PLAIN
     numbers = [(name, fields.number(name, *NUMBERS[name])) for name in present if name in NUMBERS]
