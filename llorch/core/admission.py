@@ -35,7 +35,7 @@ def submit(state: State, spec: JobSpec) -> None:
     if spec.job_id in state.jobs:
         return
     named = tenants.model_for(state, spec.tenant) if spec.model is None else spec.model
-    meant = _model_meant(state, named)
+    meant = model_meant(state, named)
     if meant != spec.model:
         spec = replace(spec, model=meant)
     earlier = _earlier(state, spec)
@@ -123,7 +123,7 @@ def catalog_read(state: State, event: CatalogRead) -> None:
     state.known_models, state.aliases = event.known_models, dict(event.aliases)
 
 
-def _model_meant(state: State, name: ModelId | None) -> ModelId | None:
+def model_meant(state: State, name: ModelId | None) -> ModelId | None:
     """The model behind an alias of the catalog, unless some worker uses the alias as its model's id."""
     return name if name is None or name in state.fleet.models else state.aliases.get(name, name)
 
@@ -187,7 +187,7 @@ def _refused(state: State, job: LiveJob) -> bool:
     spec = job.record.spec
     if state.draining:
         refuse(state, job, errors.Draining.code, "orchestratord is shutting down")
-    elif not _model_known(state, spec):
+    elif not model_known(state, spec.model):
         refuse(state, job, errors.ModelNotFound.code, f"no catalog and no worker knows the model {spec.model}")
     elif spec.deadline_s is not None and state.now >= job.record.accepted_at + spec.deadline_s:
         refuse(state, job, errors.DeadlineUnmet.code, "the deadline has passed already")
@@ -200,8 +200,9 @@ def _refused(state: State, job: LiveJob) -> bool:
     return True
 
 
-def _model_known(state: State, spec: JobSpec) -> bool:
-    return spec.model is None or spec.model in state.fleet.models or spec.model in state.known_models
+def model_known(state: State, model: ModelId | None) -> bool:
+    """Some worker or the catalog has it; None: any will do."""
+    return model is None or model in state.fleet.models or model in state.known_models
 
 
 def _largest(state: State, job: LiveJob) -> Worker | None:
@@ -345,6 +346,8 @@ def _may_be_declined(state: State, spec: JobSpec) -> bool:
 
 def _too_late(state: State, job: LiveJob, *, at_once: bool) -> bool:
     """Refuse a job that will not be done before its deadline, as far as was learned."""
+    if job.record.spec.deadline_s is None:
+        return False
     limit = forecast.refusal(state, job.record, waiting.key_of(state, job), at_once=at_once)
     if limit is not None:
         refuse(state, job, *limit)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from llorch.base.ids import JobId, PoolId, SessionId, TenantId, WorkerId
+from llorch.base.ids import JobId, ModelId, PoolId, SessionId, TenantId, WorkerId
 from llorch.core import admission, asking, bells, journey, leases, restart, sessions, tenants, waiting
 from llorch.core import events as happened
 from llorch.core.accounts import TenantUsage
@@ -71,6 +71,10 @@ class Brain:
         """The record of a live job (queued to cancelling); None once it ended: then the store knows it."""
         job = self._state.jobs.get(job_id)
         return None if job is None or job.record.state is JobState.ADMITTING else job.record
+
+    def knows_model(self, name: ModelId) -> bool:
+        """The catalog or some worker has a model of this name, or it is an alias."""
+        return admission.model_known(self._state, admission.model_meant(self._state, name))
 
     def position(self, job_id: JobId) -> Place | None:
         """The place of a queued job; None when it is not queued."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
 from llorch.base.ids import DEFAULT_TENANT, JobId, ModelId, SessionId, TenantId, WorkerId
@@ -70,6 +70,9 @@ class Wishes:
     allow_fallback: bool = True
 
 
+NO_WISHES = Wishes()
+
+
 @dataclass(frozen=True, slots=True)
 class JobSpec:
     """What a client asked for, checked and with its seed minted; never changes.
@@ -95,7 +98,7 @@ class JobSpec:
     session_id: SessionId | None = None
     deadline_s: float | None = None
     timeout_s: float | None = None
-    wishes: Wishes = field(default_factory=Wishes)
+    wishes: Wishes = NO_WISHES
     idempotency_key: str | None = None
     on_disconnect: OnDisconnect = OnDisconnect.KEEP
     attached: bool = False

@@ -56,9 +56,10 @@ def settle(state: State) -> None:
                 fill(state, worker)
         unplaced, state.unplaced = state.unplaced, []
         offered = [job_id for job_id in unplaced if (entry := state.queue.entry(job_id)) and not entry[2]]
-        for turn in sorted(map(state.queue.turn, offered)):
-            job_id = turn.key.job_id
-            if state.queue.leads(job_id) and not (state.draining and turn.tier is not Tier.FIRST):
+        if len(offered) > 1:
+            offered = [turn.key.job_id for turn in sorted(map(state.queue.turn, offered))]
+        for job_id in offered:
+            if state.queue.leads(job_id) and not (state.draining and state.queue.turn(job_id).tier is not Tier.FIRST):
                 dispatch.place(state, state.jobs[job_id])
 
 

@@ -33,7 +33,9 @@ class CountedLine(Line):
     def add(self, share: Share, session: SessionId | None, key: QueueKey) -> None:
         super().add(share, session, key)
         self._len += 1
-        tenant = self._sizes.setdefault(share.tenant, _Tenant())
+        tenant = self._sizes.get(share.tenant)
+        if tenant is None:
+            tenant = self._sizes[share.tenant] = _Tenant()
         tenant.jobs += 1
         self._crowd.grew(tenant.jobs)
         tenant.sizes[session] = size = tenant.sizes.get(session, 0) + 1
@@ -60,6 +62,8 @@ class CountedLine(Line):
         if tenant is None:
             return 0
         size = tenant.sizes.get(flow.session, 0)
+        if size == tenant.jobs:  # nobody else to count
+            return own
         others = tenant.sessions.turns(turns) - min(size, turns)
         rivals = tenant.sessions.at_least(turns + 1) - (size > turns)
         return own + others + min(rivals, self.sessions_before(flow, (turn.session_counter, turn.key)))
@@ -68,6 +72,8 @@ class CountedLine(Line):
         """Jobs of anybody that go first, when `turns` of the tenant do, `own` of them in this line."""
         tenant = self._sizes.get(flow.tenant)
         size = 0 if tenant is None else tenant.jobs
+        if size == self._len:  # nobody else to count
+            return own
         others = self._crowd.turns(turns) - min(size, turns)
         rivals = self._crowd.at_least(turns + 1) - (size > turns)
         return own + others + min(rivals, self.tenants_before(flow.tenant, turn))

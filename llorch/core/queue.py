@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from math import exp
 from typing import NamedTuple
 
-from llorch.base.ids import DEFAULT_TENANT, JobId, ModelId, WorkerId
+from llorch.base.ids import DEFAULT_TENANT, JobId, ModelId, SessionId, WorkerId
 from llorch.core.fairness import Flow, Line, QueueKey, Share, Shares, Tier, Turn
 from llorch.core.places import CountedLine, ahead
 from llorch.core.sorted_keys import SortedKeys
@@ -19,6 +19,7 @@ from llorch.core.sorted_keys import SortedKeys
 __all__ = ["DrainRate", "Flow", "Queue", "QueueKey", "Shape", "Tier", "Turn"]
 
 RATE_MIN = 1e-6  # jobs per second: a rate may fade, but is divided by
+TIERS = tuple(Tier)
 ANYBODY = Flow(DEFAULT_TENANT, None)
 
 
@@ -71,6 +72,10 @@ class Bucket:
     def __init__(self) -> None:
         self.lines = [Line(tier) for tier in Tier]
         self.jobs = 0
+
+    def add(self, share: Share, session: SessionId | None, key: QueueKey) -> None:
+        self.lines[key.tier].add(share, session, key)
+        self.jobs += 1
 
     def first(self) -> Turn | None:
         """Who is next; None when all that wait here are parked."""
@@ -158,9 +163,9 @@ class Queue:
             self._background.add(key[1:])
 
     def _rivals(self, lane: ModelId | None, tier: Tier) -> list[CountedLine]:
-        """The lines of this tier in which those stand who want the same model or any."""
+        """The lines of this tier, but for empty ones, in which those stand who want the same model or any."""
         lanes = self._lanes.values() if lane is None else (self.lane(lane), self._lanes[None])
-        return [rival.lines[tier] for rival in lanes]
+        return [line for rival in lanes if (line := rival.lines[tier])]
 
     def _standing(self, waiting: _Waiting) -> tuple[Share, Flow]:
         """As whom the job stands: the FIRST tier knows no tenants."""
@@ -171,9 +176,10 @@ class Queue:
 
     def _stand(self, waiting: _Waiting) -> None:
         share, flow = self._standing(waiting)
-        self.lane(waiting.shape.lane).lines[waiting.key.tier].add(share, flow.session, waiting.key)
+        lane = self.lane(waiting.shape.lane)
+        lane.lines[waiting.key.tier].add(share, flow.session, waiting.key)
         if not waiting.held:
-            self._offer(waiting)
+            lane.make_bucket(waiting.shape).add(share, flow.session, waiting.key)
 
     def _leave(self, waiting: _Waiting) -> None:
         share, flow = self._standing(waiting)
@@ -183,9 +189,7 @@ class Queue:
 
     def _offer(self, waiting: _Waiting) -> None:
         share, flow = self._standing(waiting)
-        bucket = self.lane(waiting.shape.lane).make_bucket(waiting.shape)
-        bucket.lines[waiting.key.tier].add(share, flow.session, waiting.key)
-        bucket.jobs += 1
+        self.lane(waiting.shape.lane).make_bucket(waiting.shape).add(share, flow.session, waiting.key)
 
     def _withdraw(self, waiting: _Waiting) -> None:
         share, flow = self._standing(waiting)
@@ -307,7 +311,7 @@ class Queue:
         return self._ahead(flow, Turn(key.tier, *counters, key), lane)
 
     def _ahead(self, flow: Flow, turn: Turn, lane: ModelId | None) -> int:
-        before = sum(len(line) for tier in Tier if tier < turn.tier for line in self._rivals(lane, tier))
+        before = sum(len(line) for tier in TIERS[: turn.tier] for line in self._rivals(lane, tier))
         return before + ahead(self._rivals(lane, turn.tier), flow, turn)
 
     def eta_s(self, job_id: JobId, position: int, now: float) -> float | None:

@@ -38,9 +38,14 @@ class SortedKeys(Generic[K]):
             self._chunks.append([key])
             self._lasts.append(key)
             return
-        at = min(bisect_left(self._lasts, key), len(self._chunks) - 1)
-        chunk = self._chunks[at]
-        insort(chunk, key)
+        if key > self._lasts[-1]:  # most come in order
+            at = len(self._chunks) - 1
+            chunk = self._chunks[at]
+            chunk.append(key)
+        else:
+            at = bisect_left(self._lasts, key)
+            chunk = self._chunks[at]
+            insort(chunk, key)
         self._lasts[at] = chunk[-1]
         if len(chunk) > CHUNK_MAX:
             half = len(chunk) // 2
@@ -70,6 +75,8 @@ class SortedKeys(Generic[K]):
 
     def rank(self, key: K) -> int:
         """How many keys are smaller."""
+        if self._lasts and key >= (last := self._lasts[-1]):
+            return self._len - (key == last)
         at = bisect_left(self._lasts, key)
         below = sum(map(len, self._chunks[:at]))
         return below + (bisect_left(self._chunks[at], key) if at < len(self._chunks) else 0)

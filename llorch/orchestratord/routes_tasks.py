@@ -14,7 +14,7 @@ from llorch.base.errors import InvalidRequest
 from llorch.base.ids import JobId, ModelId, SessionId, TenantId
 from llorch.core.effects import Accept, Duplicate
 from llorch.core.events import CancelRequested, ClientAttached, ClientDisconnected
-from llorch.core.job import JobSpec, JobState, OnDisconnect, Priority, Wishes
+from llorch.core.job import NO_WISHES, JobSpec, JobState, OnDisconnect, Priority, Wishes
 from llorch.orchestratord import views
 from llorch.orchestratord.following import follow, replay, text_of
 from llorch.orchestratord.service import SERVICE, Found, Service
@@ -22,7 +22,7 @@ from llorch.web.answers import json_response
 from llorch.web.bodies import read_object
 from llorch.web.edge import CORRELATION
 from llorch.wire import prefix, strict_json
-from llorch.wire.tasks import Delivery, TaskRequest, parse_task
+from llorch.wire.tasks import ANYWHERE, Delivery, Placement, TaskRequest, parse_task
 
 LIST_DEFAULT = 50
 LIST_MAX = 500
@@ -36,7 +36,7 @@ async def submit(request: web.Request) -> web.StreamResponse:
     accept_stream = "text/event-stream" in request.headers.get("Accept", "")
     task = parse_task(await read_object(request), accept_stream=accept_stream)
     service.must_be_ready()
-    service.refresh_catalog()
+    service.refresh_catalog(None if task.model is None else ModelId(task.model))
     spec = job_spec(task, tenant, request[CORRELATION])
     if task.delivery is Delivery.ACCEPTED:
         return await _answer_accepted(service, await service.driver.submit(spec), tenant)
@@ -79,7 +79,6 @@ def job_spec(task: TaskRequest, tenant: TenantId, correlation_id: str) -> JobSpe
     if task.max_tokens is not None:
         body["max_tokens"] = task.max_tokens
     attached = task.delivery is not Delivery.ACCEPTED
-    wishes = task.placement
     return JobSpec(
         job_id=ids.new_job_id(),
         payload=strict_json.dump(body),
@@ -95,13 +94,23 @@ def job_spec(task: TaskRequest, tenant: TenantId, correlation_id: str) -> JobSpe
         session_id=None if task.session_id is None else SessionId(task.session_id),
         deadline_s=_seconds(task.deadline_ms),
         timeout_s=_seconds(task.timeout_ms),
-        wishes=Wishes(
-            wishes.pin_pool, wishes.pin_worker, wishes.prefer_pools, wishes.avoid_pools, wishes.allow_fallback
-        ),
+        wishes=_wishes(task.placement),
         idempotency_key=task.idempotency_key,
         on_disconnect=OnDisconnect.CANCEL if attached and not task.detach else OnDisconnect.KEEP,
         attached=attached,
         correlation_id=correlation_id,
+    )
+
+
+def _wishes(placement: Placement) -> Wishes:
+    if placement is ANYWHERE:
+        return NO_WISHES
+    return Wishes(
+        placement.pin_pool,
+        placement.pin_worker,
+        placement.prefer_pools,
+        placement.avoid_pools,
+        placement.allow_fallback,
     )
 
 

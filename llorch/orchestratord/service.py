@@ -10,7 +10,7 @@ from enum import Enum
 from aiohttp import web
 
 from llorch.base.errors import Draining, JobNotFound, StorageUnavailable
-from llorch.base.ids import JOB_ID, JobId, TenantId
+from llorch.base.ids import JOB_ID, JobId, ModelId, TenantId
 from llorch.core.brain import Brain
 from llorch.core.job import JobRecord
 from llorch.orchestratord.access import Access
@@ -24,6 +24,8 @@ from llorch.orchestratord.pool_facts import PoolFacts
 from llorch.orchestratord.streams import JobStream, Streams
 from llorch.store.segments import Segments
 from llorch.store.store import Store
+
+CATALOG_EVERY_S = 1.0
 
 
 class Phase(Enum):
@@ -51,6 +53,7 @@ class Service:
     carriers: Counter[JobId] = field(default_factory=Counter)  # requests whose connection carries a job's answer
     phase: Phase = Phase.STARTING
     keys_checked_at: float = 0.0
+    catalog_read_at: float = 0.0
 
     def must_be_ready(self) -> None:
         """Raises Draining unless new work is taken."""
@@ -65,8 +68,15 @@ class Service:
             self.access.set_keys(await self.store.current_keys())
         return self.access.tenant(request)
 
-    def refresh_catalog(self) -> None:
-        """Tell the brain what the catalog says if that has changed; asks the file system only."""
+    def refresh_catalog(self, model: ModelId | None = None) -> None:
+        """Tell the brain what the catalog says if that has changed; asks the file system only.
+
+        For the sake of a `model` that the brain knows it is asked once a second.
+        """
+        now = time.monotonic()
+        if model is not None and now - self.catalog_read_at < CATALOG_EVERY_S and self.brain.knows_model(model):
+            return
+        self.catalog_read_at = now
         if (news := self.catalog.news()) is not None:
             self.driver.post(news)
 

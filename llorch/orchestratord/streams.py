@@ -27,6 +27,8 @@ class JobStream:
     `decided`: the end is known. Usually it is told in the same moment, but see `hold`.
     """
 
+    __slots__ = ("_eta_s", "_queue_position", "decided", "finished", "job_id", "readers", "segment", "terminal")
+
     def __init__(self, job_id: JobId, segment: Segment) -> None:
         self.job_id = job_id
         self.segment = segment

@@ -1,6 +1,7 @@
 """Frozen dataclasses to JSON text and back, for the `record` columns.
 
 A reader tolerates what an older or newer writer did: unknown keys are dropped, missing ones take the field's default.
+What is the field's default is not written, so the default of a stored field means the same for ever.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from functools import cache
 from operator import attrgetter
 from typing import Any, TypeVar
 
+from llorch.base import json_text
 from llorch.base.errors import HostError
 
 T = TypeVar("T")
@@ -24,7 +26,7 @@ class DamagedRecord(HostError):
     """A stored record cannot be read."""
 
 
-_TO_JSON = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
+_TO_JSON = json_text.prepared(allow_nan=True)
 
 
 def encode(value: object, *, leave_out: tuple[str, ...] = ()) -> str:
@@ -72,7 +74,7 @@ def _as_it_is(value: Any) -> Any:
 def _dataclass_flattener(cls: type, leave_out: tuple[str, ...]) -> Flatten:
     """Reads all fields at once and looks again only at those that JSON does not know: there is one row per job.
 
-    None is not written where the reader takes a missing field for it.
+    The very value that a reader puts for a missing field is not written; one that only equals it may be.
     """
     hints = typing.get_type_hints(cls)
     names = tuple(name for name in _names(cls) if name not in leave_out)
@@ -81,11 +83,11 @@ def _dataclass_flattener(cls: type, leave_out: tuple[str, ...]) -> Flatten:
     if len(names) == 1:
         return lambda value: {names[0]: (found[0][1] or _as_it_is)(getattr(value, names[0]))}
     values = attrgetter(*names)
-    needed = {field.name for field in dataclasses.fields(cls) if field.default is not None}
+    defaults = tuple(field.default for field in dataclasses.fields(cls) if field.name in names)
 
     def flatten(value: Any) -> dict[str, Any]:
-        pairs = zip(names, values(value), strict=True)
-        plain = {name: part for name, part in pairs if part is not None or name in needed}
+        found = zip(names, values(value), defaults, strict=True)
+        plain = {name: part for name, part, default in found if part is not default}
         for name, deeper in inner:
             if name in plain:
                 plain[name] = deeper(plain[name])

@@ -25,7 +25,7 @@ from llorch.store.inserts import Row
 def rows_of(records: Sequence[Record], last_ids: Mapping[JobId, int]) -> list[Row]:
     """The statements that store `records`; `last_ids` says how far the token journals of ended jobs go."""
     rows = [_row(record, last_ids) for record in records]
-    newest = max([_newest(record) for record in records], default=0.0)
+    newest = max(map(_newest, records), default=0.0)
     if newest:
         rows.append(("put_newest", {"at": newest}))
     return rows
@@ -64,8 +64,8 @@ def _newest(record: Record) -> float:
     """The newest time in a record."""
     match record:
         case JobRecord():
-            times = (record.accepted_at, record.queued_since, record.dispatched_at, record.started_at)
-            return max(t or 0.0 for t in (*times, record.first_token_at, record.ended_at))
+            times = (record.dispatched_at, record.started_at, record.first_token_at, record.ended_at)
+            return max(record.accepted_at, record.queued_since, *filter(None, times))
         case Decision():
             return record.at
         case WorkerRecord():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Any, TypeVar
 
@@ -41,6 +41,10 @@ class Fields:
     def has(self, name: str) -> bool:
         """True when the field is present and not null."""
         return self._body.get(name) is not None
+
+    def among(self, names: Iterable[str]) -> list[str]:
+        """Those of `names` that are present and not null."""
+        return [name for name in names if self._body.get(name) is not None]
 
     def raw(self, name: str) -> Any:
         """The value as it came; None when absent."""

@@ -15,10 +15,16 @@ STOP_SIZE_MAX = 1024
 PENALTY_MAX = 2.0
 BIAS_MAX = 100.0
 BIAS_COUNT_MAX = 1024
-SAMPLING_FIELDS = (
-    *("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"),
-    *("logit_bias", "logprobs", "stop", "seed"),
-)
+NUMBERS = {
+    "temperature": (0.0, 2.0),
+    "top_p": (0.0, 1.0),
+    "min_p": (0.0, 1.0),
+    "repetition_penalty": (0.1, 10.0),
+    "presence_penalty": (-PENALTY_MAX, PENALTY_MAX),
+    "frequency_penalty": (-PENALTY_MAX, PENALTY_MAX),
+}
+"""The smallest and the largest value of those that are plain numbers."""
+SAMPLING_FIELDS = (*NUMBERS, "top_k", "logit_bias", "logprobs", "stop", "seed")
 # One way to write an id, so that no two keys mean the same token.
 _TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,8}")
 
@@ -70,22 +76,13 @@ _PLAIN = Sampling()
 
 def read_sampling(fields: Fields) -> Sampling:
     """The sampling fields of a body; problems are noted in `fields`. top_k 0 means off."""
-    base = _PLAIN
-    if not any(map(fields.has, SAMPLING_FIELDS)):
-        return base
-
-    def number(name: str, low: float, high: float, default: float) -> float:
-        value = fields.number(name, low, high)
-        return default if value is None else value
-
+    present = fields.among(SAMPLING_FIELDS)
+    if not present:
+        return _PLAIN
+    numbers = [(name, fields.number(name, *NUMBERS[name])) for name in present if name in NUMBERS]
     return Sampling(
-        temperature=number("temperature", 0.0, 2.0, base.temperature),
-        top_p=number("top_p", 0.0, 1.0, base.top_p),
+        **{name: value for name, value in numbers if value is not None},
         top_k=fields.integer("top_k", 0, 1_000_000) or 0,
-        min_p=number("min_p", 0.0, 1.0, base.min_p),
-        repetition_penalty=number("repetition_penalty", 0.1, 10.0, base.repetition_penalty),
-        presence_penalty=number("presence_penalty", -PENALTY_MAX, PENALTY_MAX, base.presence_penalty),
-        frequency_penalty=number("frequency_penalty", -PENALTY_MAX, PENALTY_MAX, base.frequency_penalty),
         logit_bias=_read_bias(fields),
         logprobs=fields.integer("logprobs", 0, LOGPROBS_MAX),
         stop=_read_stop(fields),

@@ -7,12 +7,12 @@ terminal event last + 1.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from llorch.base import json_text
 from llorch.base.errors import InvalidRequest, WorkerError
 from llorch.wire import strict_json
 from llorch.wire.logprobs import read_logprobs
@@ -28,6 +28,7 @@ HEADERS = {
     "X-Accel-Buffering": "no",
 }
 
+_ENCODE = json_text.prepared(allow_nan=True)
 # A quote inside a JSON string is always escaped, so these can only match real keys.
 _TYPE = re.compile(rb'"type":\s*"([a-z_]+)"')
 _INDEX = re.compile(rb'"i":\s*(\d+)')
@@ -50,7 +51,7 @@ class BadFrame(WorkerError):
 
 def encode(event: dict[str, Any], event_id: int | None = None) -> bytes:
     """One frame: optional `id:` line, `data:` with compact JSON, blank line."""
-    data = b"data: " + json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode("utf-8") + b"\n\n"
+    data = b"data: " + _ENCODE(event).encode("utf-8") + b"\n\n"
     return data if event_id is None else b"id: %d\n" % event_id + data
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from llorch.base import json_text
 from llorch.base.errors import InvalidRequest
 
 DEPTH_MAX = 64
@@ -45,7 +46,7 @@ def _number(digits: str) -> float:
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_pairs, parse_constant=_constant, parse_int=_integer, parse_float=_number)
-_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+_ENCODE = json_text.prepared(allow_nan=False)
 
 
 def parse(data: bytes) -> Any:
@@ -101,4 +102,4 @@ def parse_object(data: bytes) -> dict[str, Any]:
 
 def dump(value: object) -> bytes:
     """Compact UTF-8 JSON."""
-    return _ENCODER.encode(value).encode("utf-8")
+    return _ENCODE(value).encode("utf-8")

@@ -127,13 +127,13 @@ def parse_task(body: dict[str, Any], *, accept_stream: bool = False) -> TaskRequ
     return request
 
 
-_ANYWHERE = Placement()
+ANYWHERE = Placement()
 
 
 def _read_placement(fields: Fields) -> Placement:
     raw = fields.raw("placement")
     if raw is None:
-        return _ANYWHERE
+        return ANYWHERE
     if not isinstance(raw, dict):
         fields.problem("placement", "must be an object")
         return Placement()
