@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from fair_share import Contest, Contestant, unfairness
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 JOBS = 1500
@@ -27,6 +27,7 @@ def test_tenants_share_tokens_by_weight(one: Contestant, other: Contestant, seed
 
 
 @settings(max_examples=10, deadline=None)
+@example(seed=0, means=(5, 232), weights=(3.0, 0.5))
 @given(
     seed=st.integers(0, 99),
     means=st.tuples(st.integers(5, 300), st.integers(5, 300)),
@@ -38,8 +39,11 @@ def test_tokens_are_shared_whatever_the_lengths(
     """Random lengths, of which the estimate at dispatch is often far off, do not move the shares."""
     one = Contestant("a", 50, means[0], weight=weights[0])
     other = Contestant("b", 5, means[1], weight=weights[1])
-    got = Contest([one, other], seed).run(JOBS)
-    assert unfairness(got, {one: one.weight, other: other.weight}) < 0.1
+    got = Contest([one, other], seed).run(4 * JOBS)
+    parts = one.weight + other.weight
+    # Who has few long jobs under way is a whole job ahead or behind.
+    one_job = max(each.mean / (got.total() * each.weight / parts) for each in (one, other))
+    assert unfairness(got, {one: one.weight, other: other.weight}) < 0.1 + one_job
 
 
 def test_sessions_share_what_their_tenant_gets() -> None:
