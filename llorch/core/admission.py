@@ -201,7 +201,8 @@ def _refused(state: State, job: LiveJob) -> bool:
 
 
 def _model_known(state: State, spec: JobSpec) -> bool:
-    return spec.model is None or spec.model in state.fleet.models or spec.model in state.known_models
+    known = (state.fleet.models, state.known_models, state.book.models)
+    return spec.model is None or any(spec.model in models for models in known)
 
 
 def _largest(state: State, job: LiveJob) -> Worker | None:

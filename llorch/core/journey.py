@@ -7,7 +7,7 @@ from functools import partial
 
 from llorch.base import errors
 from llorch.base.ids import JobId
-from llorch.core import asking, breaker, dispatch, forecast, sessions, tenants, waiting
+from llorch.core import asking, breaker, dispatch, eviction, forecast, sessions, tenants, waiting
 from llorch.core.asking import Unanswered
 from llorch.core.dispatch import BOUNCES_EXPLAINED_MAX
 from llorch.core.effects import CancelAttempt, CancelCause, Finish
@@ -284,7 +284,7 @@ def reunion_over(state: State, job: LiveJob) -> None:
     """A broken-off job waited its time: go on waiting only if some ready worker could serve it when free."""
     entry = state.queue.entry(job.id)
     assert entry is not None
-    if serveable(state.fleet, entry[1]):
+    if serveable(state.fleet, entry[1]) or eviction.hopeful(state, entry[1]):
         state.timers.set(Bell.REUNION, job.id, state.now + state.settings.continue_wait_s)
         return
     message = f"the worker was lost after {job.tokens_relayed} tokens and no other could continue"
@@ -298,3 +298,4 @@ def backoff_over(state: State, job: LiveJob) -> None:
     entry = state.queue.entry(job.id)
     assert entry is not None
     waiting.watch_pins(state, entry[1])
+    state.book.stirred = True
