@@ -33,11 +33,12 @@ def look(state: State) -> None:
     if state.now >= book.quiet_until:
         _forget_met(state, wants)
         _limit_wakes(state)
-        eviction.tend(state)
+        eviction.condemn_idle(state)
         for want in sorted(wants, key=lambda want: (book.wanted_since.setdefault(want, state.now), str(want))):
             _meet(state, want, wants[want])
         _keep_minimum(state)
         _scale_out(state)
+        eviction.stop_condemned(state)
     book.wanting = bool(wants)
     if wants or book.tenancies or len(state.queue) or any(limits.replicas_min for limits in book.limits.values()):
         state.timers.set(Bell.DEMAND, "", max(state.now + book.settings.look_every_s, book.quiet_until))
@@ -164,6 +165,8 @@ def _give_up_loading(state: State, model: ModelId, found: Survey, shapes: list[S
     code = state.book.last_code.pop(model, errors.WorkerUnavailable.code)
     if code != errors.InsufficientMemory.code:
         code = errors.WorkerUnavailable.code
+    troubles = {name: pool.trouble[model].reason for name, pool in state.book.pools.items() if model in pool.trouble}
+    found = Survey(reasons=sorted({**dict(found.reasons), **troubles}.items()))
     _end(state, shapes, code, f"{model} could not be loaded in {failures} attempts", found)
 
 

@@ -22,11 +22,15 @@ from llorch.core.want import Want
 from llorch.core.worker import WorkerState
 
 
-def tend(state: State) -> None:
-    """What is done at every look: strays and idle workers are condemned, empty condemned ones stopped."""
+def condemn_idle(state: State) -> None:
+    """Workers whose time is over, and strays, are to go."""
     for tenancy in list(state.book.tenancies.values()):
         if tenancy.phase is Phase.LIVE and not tenancy.condemned and state.book.is_ours(tenancy.worker_id):
             _look_at(state, tenancy)
+
+
+def stop_condemned(state: State) -> None:
+    """Give the command that ends those that are to go and are empty."""
     for tenancy in list(state.book.tenancies.values()):
         if tenancy.condemned and tenancy.phase is Phase.LIVE and state.now >= tenancy.stop_at:
             _stop_if_empty(state, tenancy)
@@ -40,11 +44,10 @@ def _look_at(state: State, tenancy: Tenancy) -> None:
         since = tenancy.since if worker is None else max(tenancy.since, worker.lease_until)
         if state.now >= since + settings.announce_limit_s:
             condemn(state, tenancy, StopCause.STRAY)
-    elif not tenancy.announced:
-        pass
-    elif spared(state, tenancy, worker) is None and _idle(state, worker):
-        if state.now >= max(worker.used_at, tenancy.since) + limits.ttl_s:
-            condemn(state, tenancy, StopCause.IDLE)
+    elif not tenancy.announced or spared(state, tenancy, worker) is not None or not _idle(state, worker):
+        return
+    elif state.now >= max(worker.used_at, tenancy.since) + limits.ttl_s:
+        condemn(state, tenancy, StopCause.IDLE)
 
 
 def spared(state: State, tenancy: Tenancy, worker: Worker) -> str | None:
