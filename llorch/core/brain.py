@@ -204,6 +204,7 @@ class Brain:
 
         def over(event: Any) -> None:
             leases.seat_over(self._state, event.job_id, event.attempt)
+            journey.report_of_lost(self._state, event)
             heard(event)
 
         return over

@@ -50,6 +50,10 @@ def _forget_met(state: State, wants: dict[Want, list[Shape]]) -> None:
         for want in [want for want in since if want not in wants]:
             del since[want]
     book.swapped.intersection_update(wants)
+    # What failed for jobs that are gone does not count against those that come later.
+    wanted = {want.model for want in wants}
+    for model in [model for model in book.failures if not wanted & {model, None}]:
+        del book.failures[model]
 
 
 def _meet(state: State, want: Want, shapes: list[Shape]) -> None:

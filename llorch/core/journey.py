@@ -11,7 +11,7 @@ from llorch.core import asking, breaker, dispatch, eviction, forecast, sessions,
 from llorch.core.asking import Unanswered
 from llorch.core.dispatch import BOUNCES_EXPLAINED_MAX
 from llorch.core.effects import CancelAttempt, CancelCause, Finish
-from llorch.core.events import AttemptStopped
+from llorch.core.events import AttemptEnded, AttemptFailed, AttemptStopped
 from llorch.core.fairness import Tier, Turn
 from llorch.core.fleet import Worker
 from llorch.core.hooks import Answer, failure_argument
@@ -207,6 +207,13 @@ def stopped(state: State, job: LiveJob, event: AttemptStopped) -> None:
     job.relayed(event.tokens_relayed)
     if job.doom is not None and event.attempt == job.record.attempts:
         give_up(state, job, *job.doom)
+
+
+def report_of_lost(state: State, event: AttemptEnded | AttemptFailed) -> None:
+    """The end of an attempt that was taken for lost in the very same moment: its tokens reached the client."""
+    job = state.jobs.get(event.job_id)
+    if job is not None and job.record.state is JobState.QUEUED and event.attempt == job.record.attempts:
+        job.relayed(event.result.tokens_out if isinstance(event, AttemptEnded) else event.tokens_relayed)
 
 
 def cancelled(state: State, job: LiveJob, result: Result | None) -> None:
