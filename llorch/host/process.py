@@ -67,7 +67,7 @@ def spawn_detached(
     """
     import subprocess  # 3 ms that `worker list` need not spend
 
-    environment = {**clean_environment(), **_source_path(), **(env or {})}
+    environment = {**clean_environment(), **source_path(), **(env or {})}
     bind = bound_to(os.getpid()) if lifetime is Lifetime.OURS else None
     stdin = _prepared_stdin(stdin_data)
     try:
@@ -113,7 +113,7 @@ def bound_to(parent: int) -> Callable[[], None]:
     return bind
 
 
-def _source_path() -> dict[str, str]:
+def source_path() -> dict[str, str]:
     """From sources a daemon must find the package again although it starts in `/`."""
     if getattr(sys, "frozen", False):
         return {}

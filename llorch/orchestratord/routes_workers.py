@@ -9,11 +9,12 @@ from aiohttp import web
 
 from llorch import PROTOCOL
 from llorch.base.errors import InvalidRequest, PoolNotFound, WorkerNotFound
-from llorch.base.ids import WORKER_ID, PoolId, WorkerId
+from llorch.base.ids import MODEL_ID, WORKER_ID, ModelId, PoolId, WorkerId, new_worker_id
 from llorch.core.events import (
     HeartbeatReceived,
     PoolForgotten,
     PoolRegistered,
+    SpawnRequested,
     WorkerDrainRequested,
     WorkerForgetRequested,
 )
@@ -21,6 +22,7 @@ from llorch.core.worker import WorkerRecord, WorkerState
 from llorch.orchestratord import views
 from llorch.orchestratord.addresses import may_add, may_announce
 from llorch.orchestratord.adopt import Contact, load_of, spec_of
+from llorch.orchestratord.pool_report import BACKENDS
 from llorch.orchestratord.service import SERVICE, Service
 from llorch.web.answers import json_response
 from llorch.web.bodies import read_object, read_optional_object
@@ -28,6 +30,8 @@ from llorch.web.edge import CORRELATION
 from llorch.wire.announce import HEARTBEAT_S, LEASE_S, parse_announcement, parse_heartbeat, read_worker_url
 from llorch.wire.fields import Fields
 from llorch.wire.tasks import POOL_NAME_MAX, pool_name
+
+GPU_MAX = 63
 
 
 async def ready(request: web.Request) -> web.Response:
@@ -159,6 +163,28 @@ async def register_pool(request: web.Request) -> web.Response:
     return json_response({"id": name, "draining": draining}, 201)
 
 
+async def spawn(request: web.Request) -> web.Response:
+    """`POST /v2/pools/{id}/workers` {model, backend, gpu}: start a worker there; it announces itself when it is ready."""
+    service = request.app[SERVICE]
+    await service.tenant(request)
+    service.must_be_ready()
+    pool_id = PoolId(pool_name(request.match_info["pool_id"]))
+    fields = Fields(await read_object(request), ("model", "backend", "gpu"))
+    model = fields.required_text("model", size_max=64)
+    backend = fields.required_text("backend", size_max=16)
+    gpu = fields.integer("gpu", 0, GPU_MAX)
+    if model and not MODEL_ID.fullmatch(model):
+        fields.problem("model", f"must match {MODEL_ID.pattern}")
+    if backend and backend not in BACKENDS:
+        fields.problem("backend", f"must be one of {', '.join(BACKENDS)}")
+    fields.done()
+    if not service.actuator.knows(pool_id):
+        raise PoolNotFound(f"llorch.toml has no pool '{pool_id[:96]}' (add it with: llorch pool register)")
+    worker_id = new_worker_id(backend)
+    await service.driver.tell(SpawnRequested(worker_id, pool_id, ModelId(model), backend, gpu))
+    return json_response({"worker_id": worker_id, "pool": pool_id, "model": model, "state": "loading"}, 202)
+
+
 async def drain_pool(request: web.Request) -> web.Response:
     """`POST /v2/pools/{id}/drain`: no new jobs for its workers."""
     service = request.app[SERVICE]
@@ -194,6 +220,7 @@ ROUTES = [
     web.post("/v2/workers/{worker_id}/drain", drain),
     web.get("/v2/pools", pools, allow_head=False),
     web.post("/v2/pools", register_pool),
+    web.post("/v2/pools/{pool_id}/workers", spawn),
     web.delete("/v2/pools/{pool_id}", forget_pool),
     web.post("/v2/pools/{pool_id}/drain", drain_pool),
 ]

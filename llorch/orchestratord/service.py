@@ -14,6 +14,7 @@ from llorch.base.ids import JOB_ID, JobId, TenantId
 from llorch.core.brain import Brain
 from llorch.core.job import JobRecord
 from llorch.orchestratord.access import Access
+from llorch.orchestratord.actuator import Actuator
 from llorch.orchestratord.adopt import Adopter
 from llorch.orchestratord.clock import BrainClock
 from llorch.orchestratord.driver import Driver
@@ -46,6 +47,7 @@ class Service:
     adopter: Adopter
     catalog: CatalogWatch
     policy: PolicyFile
+    actuator: Actuator
     carriers: Counter[JobId] = field(default_factory=Counter)  # requests whose connection carries a job's answer
     phase: Phase = Phase.STARTING
     keys_checked_at: float = 0.0

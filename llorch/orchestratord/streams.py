@@ -53,6 +53,12 @@ class JobStream:
         if self.readers and self.segment.last_id == 0:
             self.offer(self.queued_frame(None))
 
+    def loading(self, model: str, progress: float, eta_s: float | None) -> None:
+        """How far the job's model is loaded, told to those who wait."""
+        eta_ms = None if eta_s is None else round(eta_s * 1000)
+        if self.readers and self.segment.last_id == 0:
+            self.offer(sse.encode(execute.loading(model, progress, eta_ms), None))
+
     def append(self, frames: bytes, last_id: int) -> None:
         """Frames with ids: into the journal first, then to the readers. Raises StorageUnavailable."""
         if self.terminal is not None:
