@@ -156,7 +156,7 @@ def _despair(state: State, want: Want, model: ModelId | None, found: Survey, sha
     """No pool can: look again at once, and when that has not helped for a while, end the jobs with the reasons."""
     since = state.book.hopeless_since.setdefault(want, state.now)
     _refresh(state, want)
-    if state.now < state.patience(since + state.book.settings.hopeless_s):
+    if state.now < since + state.book.settings.hopeless_s:
         return
     del state.book.hopeless_since[want]
     code = errors.InsufficientMemory.code if found.short else errors.WorkerUnavailable.code
@@ -169,8 +169,11 @@ def _give_up_loading(state: State, model: ModelId, found: Survey, shapes: list[S
     code = state.book.last_code.pop(model, errors.WorkerUnavailable.code)
     if code != errors.InsufficientMemory.code:
         code = errors.WorkerUnavailable.code
-    troubles = {name: pool.trouble[model].reason for name, pool in state.book.pools.items() if model in pool.trouble}
-    found = Survey(reasons=sorted({**dict(found.reasons), **troubles}.items()))
+    reasons: dict[str, str] = dict(found.reasons)
+    for name, pool in state.book.pools.items():
+        if (trouble := pool.trouble.get(model)) is not None:
+            reasons[name] = trouble.reason
+    found = Survey(reasons=sorted(reasons.items()))
     _end(state, shapes, code, f"{model} could not be loaded in {failures} attempts", found)
 
 

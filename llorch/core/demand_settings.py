@@ -48,8 +48,9 @@ class DemandSettings:
 
 @dataclass(frozen=True, slots=True)
 class DemandRead:
-    """An event: what the configuration says now. `settings` None: nothing is loaded on demand."""
+    """An event: what the configuration says now, and which pools there are. `settings` None: nothing is on demand."""
 
     settings: DemandSettings | None
     models: Mapping[ModelId, ModelLimits] = field(default_factory=dict)
     default: ModelLimits = field(default_factory=ModelLimits)
+    pools: tuple[PoolId, ...] = ()

@@ -125,8 +125,7 @@ def could_make_room(state: State, found: Survey) -> bool:
     for fit in found.crowded:
         room = state.book.free_bytes(fit.pool, fit.place.bank)
         for tenancy in state.book.on(fit.pool.id):
-            worker = state.fleet.workers.get(tenancy.worker_id)
-            if tenancy.bank == fit.place.bank and worker is not None and spared(state, tenancy, worker) is None:
+            if tenancy.bank == fit.place.bank and _may_go(state, tenancy):
                 room += tenancy.need_bytes
         if room >= fit.need_bytes:
             return True
@@ -142,6 +141,16 @@ def hopeful(state: State, shape: Shape) -> bool:
         return True
     found = survey(state, want, want.model)
     return bool(found.fits or found.asleep or found.hopeful or could_make_room(state, found))
+
+
+def _may_go(state: State, tenancy: Tenancy) -> bool:
+    """It may be evicted some day, is going already, or is silent: then it comes back or is stopped as a stray."""
+    if tenancy.condemned or tenancy.phase is Phase.GONE:
+        return True
+    worker = state.fleet.workers.get(tenancy.worker_id)
+    if worker is None or worker.state is WorkerState.LOST:
+        return state.book.is_ours(tenancy.worker_id)
+    return spared(state, tenancy, worker) is None
 
 
 def _under_way(state: State, want: Want, found: Survey) -> bool:

@@ -114,6 +114,10 @@ class PoolBook:
         self.on_demand = event.settings is not None
         self.settings, self.default = event.settings or self.settings, event.default
         self.limits = dict(event.models)
+        for name in event.pools:
+            self.pool(name)
+        for name in [name for name in self.pools if name not in event.pools and not any(self.on(name))]:
+            del self.pools[name]
         self.stirred = True
 
     def limits_of(self, model: ModelId) -> ModelLimits:

@@ -67,10 +67,7 @@ class Actuator:
 
     def set_pools(self, profiles: Mapping[PoolId, Profile], *, watched: bool) -> None:
         """The pools that are there from now on; `watched` ones are read at once and then every minute."""
-        gone = set(self._profiles) - set(profiles)
         self._profiles, self._watched = profiles, watched
-        for pool in sorted(gone):
-            self._post(pool_report.unreachable(pool, "not in the configuration any more", wakeable=False))
         if watched:
             for pool in profiles:
                 self._hand(pool).give(ReadPool(pool))
@@ -143,11 +140,13 @@ class Actuator:
 
     def _failed(self, command: SpawnWorker, code: str, reason: str) -> None:
         self._figures.spawns.add(value="failed")
-        log.event(logger, f"a worker could not be started: {reason}", level=30, **_about(command))
+        log.event(logger, f"a worker could not be started: {reason}", level=30, worker=_about(command))
         self._post(SpawnFailed(command.worker_id, code, reason))
 
     async def _spawn(self, command: SpawnWorker, session: PoolSession) -> None:
-        log.event(logger, "starting a worker", cause=command.cause.value, attempt=command.attempt, **_about(command))
+        log.event(
+            logger, "starting a worker", cause=command.cause.value, attempt=command.attempt, worker=_about(command)
+        )
         self._figures.swaps.add(float(command.swaps))
         began = time.monotonic()
         ends = await session.ends()
@@ -171,7 +170,7 @@ class Actuator:
             self._failed(command, _CODES.get(done.exit_code, errors.HostError.code), done.complaint)
 
     async def _stop(self, command: StopWorker, session: PoolSession) -> None:
-        log.event(logger, "stopping a worker", cause=command.cause.value, **_about(command))
+        log.event(logger, "stopping a worker", cause=command.cause.value, worker=_about(command))
         grace_s = min(GRACE_S, command.limit_s)
         words = ["worker", "stop", command.worker_id, "--grace", f"{grace_s:g}", "--json"]
         done = await self._limited(session, words, command.limit_s + LIMIT_MARGIN_S)
@@ -215,8 +214,8 @@ class Actuator:
         return self._watched
 
 
-def _about(command: SpawnWorker | StopWorker) -> dict[str, str]:
-    return {"worker_id": command.worker_id, "model": command.model, "pool": command.pool}
+def _about(command: SpawnWorker | StopWorker) -> str:
+    return f"{command.worker_id} of {command.model} on pool {command.pool}"
 
 
 class _Hand:

@@ -56,7 +56,7 @@ def parse(file: Mapping[str, Any], path: Path, settings: DemandSettings | None, 
         if not MODEL_ID.fullmatch(name):
             raise ConfigError(f"config file {path}: [models]: a model's id must match {MODEL_ID.pattern}")
         models[ModelId(name)] = _limits(table, f"config file {path}: [models.{name}]", default, pools)
-    return Demand(DemandRead(settings, models, default), pools)
+    return Demand(DemandRead(settings, models, default, tuple(pools)), pools)
 
 
 def _profile(name: str, table: Mapping[str, Any], file: Mapping[str, Any], path: Path) -> Profile:

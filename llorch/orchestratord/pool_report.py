@@ -23,8 +23,9 @@ def facts_of(pool: PoolId, body: Mapping[str, Any], labels: tuple[str, ...], *, 
     memory = _object(body.get("memory"))
     gpus = [row for row in _rows(body, "gpus") if isinstance(row.get("index"), int)]
     banks = [Bank(RAM, _size(memory, "total_bytes"), _size(memory, "available_bytes"))]
-    for row in gpus:
-        banks.append(Bank(f"gpu{row['index']}", _size(row, "memory_total_bytes"), _size(row, "memory_free_bytes")))
+    banks += [
+        Bank(f"gpu{row['index']}", _size(row, "memory_total_bytes"), _size(row, "memory_free_bytes")) for row in gpus
+    ]
     works = {row.get("name") for row in _rows(body, "backends") if row.get("available") is True}
     places = [place for backend in BACKENDS if backend in works for place in _places(backend, gpus)]
     return PoolFacts(

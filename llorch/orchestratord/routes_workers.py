@@ -164,7 +164,7 @@ async def register_pool(request: web.Request) -> web.Response:
 
 
 async def spawn(request: web.Request) -> web.Response:
-    """`POST /v2/pools/{id}/workers` {model, backend, gpu}: start a worker there; it announces itself when it is ready."""
+    """`POST /v2/pools/{id}/workers` {model, backend, gpu}: start a worker there; when ready it announces itself."""
     service = request.app[SERVICE]
     await service.tenant(request)
     service.must_be_ready()

@@ -93,7 +93,7 @@ class FakePools:
 
     def opening(self) -> DemandRead:
         """What a brain is told first."""
-        return DemandRead(SETTINGS, self.limits, ModelLimits(ttl_s=3.0))
+        return DemandRead(SETTINGS, self.limits, ModelLimits(ttl_s=3.0), tuple(self.pools))
 
     def look_around(self) -> None:
         """Read every pool, as at the start."""

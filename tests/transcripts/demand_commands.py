@@ -48,9 +48,11 @@ class Demand:
         self.settings: DemandSettings | None = None
         self.models: dict[ModelId, ModelLimits] = {}
         self.default = ModelLimits()
+        self.pools: list[PoolId] = []
 
     def set(self, words: list[str], options: Options) -> DemandRead:
-        """`demand`: these settings hold, and `ttl_s` for models that are not named."""
+        """`demand local p1`: these pools, these settings, and `ttl_s` for models that are not named."""
+        self.pools = [PoolId(word) for word in words]
         self.settings = DemandSettings(**_values(DemandSettings, options))
         self.default = ModelLimits(**_values(ModelLimits, options))
         return self.read()
@@ -63,7 +65,7 @@ class Demand:
         return self.read()
 
     def read(self) -> DemandRead:
-        return DemandRead(self.settings, dict(self.models), self.default)
+        return DemandRead(self.settings, dict(self.models), self.default, tuple(self.pools))
 
 
 def facts(words: list[str], options: Options) -> Event:
