@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from llorch.base import errors
 from llorch.base.ids import JobId, ModelId
-from llorch.core import eviction, journey
+from llorch.core import eviction, journey, loading
 from llorch.core.effects import SpawnCause, SpawnWorker, WakePool
 from llorch.core.fit import Fit, Survey, covered, may_return, read_again, survey, unmet
 from llorch.core.pool_book import Phase, Pool, Tenancy
@@ -124,6 +124,7 @@ def _explain(state: State, shapes: list[Shape], fit: Fit, found: Survey) -> None
     eta_s = state.book.eta_for(fit.model, fit.pool.id)
     soon = "" if eta_s is None else f", about {eta_s:.0f} s"
     for job_id in _members(state, shapes)[: state.book.settings.explained_max]:
+        loading.tell(state, state.jobs[job_id])
         state.explain(job_id, "loading", fit.pool.id, reasons, f"{fit.model} on {fit.place.backend}{soon}")
 
 

@@ -48,6 +48,8 @@ def _waking(state: State, want: Want) -> Loading | None:
 
 def tell(state: State, job: LiveJob) -> None:
     """Tell an attached client, when there is news; called at most once a second for each."""
+    if not job.attached or job.record.started_at is not None:
+        return
     found = of(state, job)
     if found is not None and (found.progress, found.eta_s) != job.loading_told:
         job.loading_told = (found.progress, found.eta_s)

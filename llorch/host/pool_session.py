@@ -7,6 +7,7 @@ is interrupted first, so that it can undo what it began, and only then killed.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -16,7 +17,7 @@ from typing import Protocol
 
 from llorch.base.errors import HostError
 from llorch.host import quote, runtime, ssh
-from llorch.host.process import clean_environment, source_path
+from llorch.host.process import clean_environment, prepared_stdin, source_path
 from llorch.host.targets import SshTarget
 
 OUTPUT_SIZE_MAX = 4 << 20
@@ -59,7 +60,10 @@ class PoolSession(Protocol):
         ...
 
     async def run(self, words: Sequence[str], *, stdin: bytes = b"", heard: Sink | None = None) -> Done:
-        """Run `llorch-pool WORDS`; `heard` gets stderr as it comes. Raises HostError, SshFailed."""
+        """Run `llorch-pool WORDS`; `stdin` is at most 4 KiB, `heard` gets stderr as it comes.
+
+        Raises HostError, SshFailed.
+        """
         ...
 
 
@@ -90,17 +94,17 @@ class _Here:
         argv = [*await asyncio.to_thread(runtime.daemon_command, "llorch-pool"), *words]
         environment = {**clean_environment(), **source_path(), **_PLAIN}
         pipe, kept = subprocess.PIPE, _Kept(heard)
+        given = prepared_stdin(stdin or None)
         try:
             process = await asyncio.create_subprocess_exec(
-                *argv, stdin=pipe, stdout=pipe, stderr=pipe, cwd="/", env=environment, start_new_session=True
+                *argv, stdin=given, stdout=pipe, stderr=pipe, cwd="/", env=environment, start_new_session=True
             )
         except OSError as error:
             raise HostError(f"cannot start {argv[0]}: {error.strerror or error}") from error
-        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        finally:
+            os.close(given)
+        assert process.stdout is not None and process.stderr is not None
         try:
-            with suppress(BrokenPipeError, ConnectionResetError):
-                process.stdin.write(stdin)
-                process.stdin.close()
             await asyncio.gather(_pump(process.stdout, kept.print), _pump(process.stderr, kept.complain))
             code = await process.wait()
         finally:
