@@ -44,7 +44,7 @@ EDGES = {
     "web": {"wire"},
     "orchestratord": {
         *("core", "wire", "store", "scripting", "client", "web"),
-        *("host.ssh", "host.process", "host.runtime"),
+        *("host.ssh", "host.process", "host.runtime", "host.targets", "host.pool_session", "host.wake"),
     },
     "workerd": {"batching", "wire", "model", "web", "host.runtime", "host.process", "host.cores"},
     "pool": {"wire", "client", "host"},
