@@ -10,6 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from llorch.core.demand_settings import DemandSettings, ModelLimits  # noqa: E402
 from llorch.core.job import JobState  # noqa: E402  (the checkout is not always installed)
 from llorch.core.settings import BrainSettings  # noqa: E402
 from llorch.core.transitions import HEARD, JOB_TRANSITIONS, Happening  # noqa: E402
@@ -42,17 +43,32 @@ def heard() -> str:
 
 def settings() -> str:
     """The bounds and their defaults."""
-    defaults = BrainSettings()
+    return bounds(BrainSettings())
+
+
+def demand() -> str:
+    """The bounds of loading on demand, and what a model has that is not named in llorch.toml."""
+    return bounds(DemandSettings()) + "\n\n" + bounds(ModelLimits())
+
+
+def bounds(defaults: object) -> str:
+    """The fields of a dataclass and their defaults."""
     rows = []
-    for field in fields(BrainSettings):
+    for field in fields(defaults):
         value = getattr(defaults, field.name)
-        rows.append([f"`{field.name}`", "none" if value is None else f"{value:g}"])
+        shown = "none" if value in (None, ()) else f"{value:g}" if isinstance(value, (int, float)) else str(value)
+        rows.append([f"`{field.name}`", shown])
     return table(["setting", "default"], rows)
 
 
 def render(text: str) -> str:
     """The same text with every `<!-- NAME -->` … `<!-- /NAME -->` block filled anew."""
-    for name, content in (("transitions", transitions()), ("heard", heard()), ("settings", settings())):
+    for name, content in (
+        ("transitions", transitions()),
+        ("heard", heard()),
+        ("settings", settings()),
+        ("demand", demand()),
+    ):
         block = re.compile(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         assert block.search(text), f"spec/jobs.md has no block {name}"
         text = block.sub(lambda found, content=content: found[1] + content + "\n" + found[2], text)

@@ -53,9 +53,10 @@ class Resolved:
 
 
 TOP_LEVEL_KEYS = ("orchestrator",)
-SECTIONS = ("orchestratord", "worker", "pool", "pools", "tenants")
+SECTIONS = ("orchestratord", "worker", "pool", "pools", "tenants", "models")
 POOL_KEYS = ("repo",)
 TENANT_KEYS = ("weight", "running_max", "queued_max", "tokens_per_day", "requests_per_s", "models")
+MODEL_KEYS = ("replicas_min", "replicas_max", "ttl_s", "pinned", "pools")
 PROFILE_KEYS = ("host", "user", "port", "path", "repo", "labels", "mac", "limits")
 
 
@@ -134,7 +135,7 @@ def _check_sections(data: dict[str, Any], path: Path) -> None:
         if key in SECTIONS and not isinstance(value, dict):
             raise ConfigError(f"config file {path}: '{key}' must be a section: [{key}]")
     _check_keys(path, "pool", data.get("pool", {}), POOL_KEYS)
-    for family, keys in (("pools", PROFILE_KEYS), ("tenants", TENANT_KEYS)):
+    for family, keys in (("pools", PROFILE_KEYS), ("tenants", TENANT_KEYS), ("models", MODEL_KEYS)):
         for name, table in data.get(family, {}).items():
             if not isinstance(table, dict):
                 raise ConfigError(f"config file {path}: '{family}.{name}' must be a section: [{family}.{name}]")

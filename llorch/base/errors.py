@@ -254,6 +254,7 @@ class InsufficientMemory(LlorchError):
 
     code = "INSUFFICIENT_MEMORY"
     status = 507
+    exit_code = 12
 
 
 class WorkerError(LlorchError):

@@ -68,6 +68,7 @@ def set_up(level: str = "info", form: LogFormat = LogFormat.TEXT, file: LogFile 
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    logging.getLogger("asyncssh").setLevel(max(root.level, logging.WARNING))  # it tells of every connection
 
 
 def get(name: str) -> logging.Logger:

@@ -7,7 +7,7 @@ from functools import partial
 
 from llorch.base import errors
 from llorch.base.ids import JobId, ModelId, TenantId
-from llorch.core import asking, forecast, journey, sessions, tenants, waiting
+from llorch.core import asking, forecast, journey, loading, sessions, tenants, waiting
 from llorch.core.asking import Unanswered
 from llorch.core.effects import Accept, CancelCause, CountTokens, Duplicate, Refuse
 from llorch.core.events import CatalogRead
@@ -201,8 +201,9 @@ def _refused(state: State, job: LiveJob) -> bool:
 
 
 def model_known(state: State, model: ModelId | None) -> bool:
-    """Some worker or the catalog has it; None: any will do."""
-    return model is None or model in state.fleet.models or model in state.known_models
+    """Some worker, the catalog or a pool has it; None: any will do."""
+    known = (state.fleet.models, state.known_models, state.book.models)
+    return model is None or any(model in models for models in known)
 
 
 def _largest(state: State, job: LiveJob) -> Worker | None:
@@ -318,6 +319,7 @@ def _take(state: State, job: LiveJob, *, at_once: bool) -> None:
     asking.explain(state, job)
     tenants.tell_parked(state, job)
     state.do(Accept(job.id, position, 0.0 if at_once else state.queue.eta_s(job.id, position, state.now)))
+    loading.tell(state, job)
 
 
 def _idle_worker(state: State, job: LiveJob) -> bool:

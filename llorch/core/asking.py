@@ -29,10 +29,10 @@ Then = Callable[[Answer | Unanswered], None]
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question that is open: about which job, and what to do when it is answered."""
+    """A question that is open: about which job (None: about the fleet), and what to do when it is answered."""
 
     hook: Hook
-    job: LiveJob
+    job: LiveJob | None
     then: Then
 
 
@@ -43,11 +43,20 @@ def loaded(state: State, event: PolicyLoaded) -> None:
 
 def ask(state: State, job: LiveJob, hook: Hook, then: Then, **arguments: object) -> None:
     """Put a question about a job; `task` is put before the given arguments."""
+    job.questions.add(_put(state, Question(hook, job, then), {"task": _task(state, job), **arguments}))
+
+
+def ask_about_fleet(state: State, hook: Hook, then: Then, **arguments: object) -> None:
+    """Put a question that is about no job in particular."""
+    _put(state, Question(hook, None, then), arguments)
+
+
+def _put(state: State, question: Question, arguments: dict[str, object]) -> int:
     state.asked += 1
-    state.questions[state.asked] = Question(hook, job, then)
-    job.questions.add(state.asked)
+    state.questions[state.asked] = question
     state.timers.set(Bell.ASK, str(state.asked), state.now + state.settings.ask_limit_s)
-    state.do(Ask(state.asked, hook, {"task": _task(state, job), **arguments}))
+    state.do(Ask(state.asked, question.hook, arguments))
+    return state.asked
 
 
 def _task(state: State, job: LiveJob) -> dict[str, object]:
@@ -86,13 +95,15 @@ def _close(state: State, ask_id: int) -> Question | None:
     question = state.questions.pop(ask_id, None)
     if question is not None:
         state.timers.clear(Bell.ASK, str(ask_id))
-        question.job.questions.discard(ask_id)
+        if question.job is not None:
+            question.job.questions.discard(ask_id)
     return question
 
 
 def _note(state: State, question: Question, answer: str) -> None:
     """Keep what was said for `explain`; of a job at the door until it is in, for it may never be."""
-    question.job.said.append(f"{question.hook.value} by {state.policy_name}: {answer}")
+    if question.job is not None:
+        question.job.said.append(f"{question.hook.value} by {state.policy_name}: {answer}")
 
 
 NOTHING = {Hook.ADMIT: "let in", Hook.CHOOSE_WORKER: "none of them, later", Hook.RETRY: "give up"}

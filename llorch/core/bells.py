@@ -6,7 +6,7 @@ from collections.abc import Callable
 from itertools import islice
 
 from llorch.base.ids import JobId, WorkerId
-from llorch.core import admission, asking, journey, leases, sessions, waiting
+from llorch.core import admission, asking, journey, leases, loading, sessions, spawning, waiting
 from llorch.core.effects import Announce
 from llorch.core.fleet import Worker
 from llorch.core.placement import pin_problem
@@ -33,6 +33,9 @@ def ring(state: State, bell: Bell, name: str) -> None:
         _announce_places(state)
     elif bell is Bell.PINS:
         _look_after_pins(state)
+    elif bell is Bell.DEMAND:
+        spawning.overdue(state)
+        state.book.stirred = True
     elif bell is Bell.AGEING:
         state.queue.promote(state.now)
         waiting.watch_ageing(state)
@@ -65,6 +68,7 @@ def _announce_places(state: State) -> None:
         job = state.jobs[job_id]
         position = state.queue.position(job_id)
         assert position is not None
+        loading.tell(state, job)
         if position != job.position_told:
             job.position_told = position
             state.do(Announce(job_id, position, state.queue.eta_s(job_id, position, state.now)))

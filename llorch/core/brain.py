@@ -11,12 +11,26 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from llorch.base.ids import JobId, ModelId, PoolId, SessionId, TenantId, WorkerId
-from llorch.core import admission, asking, bells, journey, leases, restart, sessions, tenants, waiting
+from llorch.core import (
+    admission,
+    asking,
+    bells,
+    demand,
+    journey,
+    leases,
+    loading,
+    restart,
+    sessions,
+    spawning,
+    tenants,
+    waiting,
+)
 from llorch.core import events as happened
 from llorch.core.accounts import TenantUsage
 from llorch.core.effects import Effect, PoolRecord
 from llorch.core.events import Event
 from llorch.core.job import JobRecord, JobState, OnDisconnect
+from llorch.core.loading import Loading
 from llorch.core.policy import BuiltinPolicy, Policy
 from llorch.core.session import SessionRecord
 from llorch.core.settings import BrainSettings
@@ -61,6 +75,9 @@ class Brain:
         if handler is not None:
             handler(event)
             journey.settle(state)
+            while demand.due(state):
+                demand.look(state)
+                journey.settle(state)
         return state.take_effects()
 
     def next_wakeup(self) -> float | None:
@@ -82,6 +99,15 @@ class Brain:
         if position is None:
             return None
         return Place(position, self._state.queue.eta_s(job_id, position, self._state.now))
+
+    def loading(self, job_id: JobId) -> Loading | None:
+        """How far the model of a queued job is loaded; None: nothing is being loaded for it."""
+        job = self._state.jobs.get(job_id)
+        return None if job is None else loading.of(self._state, job)
+
+    def loadable_pools(self) -> list[PoolId]:
+        """The pools that were ever heard of, by name."""
+        return sorted(self._state.book.pools)
 
     def worker(self, worker_id: WorkerId) -> WorkerRecord | None:
         """One worker, lost ones included; None: never announced, so its heartbeat deserves a 404 (announce again)."""
@@ -136,8 +162,8 @@ class Brain:
             happened.AttemptFailed: self._attempt_over(self._attempt_failed),
             happened.AttemptStopped: self._about_job(lambda job, event: journey.stopped(state, job, event)),
             happened.JobNotStored: lambda event: admission.not_stored(state, event.job_id),
-            happened.WorkerAnnounced: lambda event: leases.announced(state, event.spec),
-            happened.HeartbeatReceived: lambda event: leases.heard(state, event),
+            happened.WorkerAnnounced: lambda event: spawning.announced(state, event.spec),
+            happened.HeartbeatReceived: lambda event: spawning.heard(state, event),
             happened.WorkerDrainRequested: lambda event: leases.drain_worker(state, event),
             happened.WorkerForgetRequested: lambda event: leases.forget_worker(state, event.worker_id),
             happened.PoolRegistered: lambda event: leases.register_pool(state, event),
@@ -153,6 +179,7 @@ class Brain:
             happened.PolicyAnswered: lambda event: asking.answered(state, event),
             happened.PolicyFailed: lambda event: asking.failed(state, event),
             happened.ZoneChanged: self._zone_changed,
+            **spawning.handlers(state),
         }
         return table
 
@@ -181,6 +208,7 @@ class Brain:
 
         def over(event: Any) -> None:
             leases.seat_over(self._state, event.job_id, event.attempt)
+            journey.report_of_lost(self._state, event)
             heard(event)
 
         return over

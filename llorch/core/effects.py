@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from llorch.base.ids import JobId, PoolId, SessionId, TenantId, WorkerId
+from llorch.base.ids import JobId, ModelId, PoolId, SessionId, TenantId, WorkerId
 from llorch.core.job import Ending, JobRecord
 from llorch.core.policy import Hook
 from llorch.core.session import SessionRecord
@@ -190,6 +190,78 @@ class Ask:
     arguments: dict[str, object]
 
 
+class SpawnCause(Enum):
+    """Why a worker is started."""
+
+    JOB = "job"  # jobs wait for its model
+    MINIMUM = "minimum"  # the configuration keeps so many
+    BACKLOG = "backlog"  # the queue is too long for those there are
+    OPERATOR = "operator"  # by hand
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnWorker:
+    """Start a worker on a pool: answer with SpawnStarted, SpawnProgressed, and SpawnReady or SpawnFailed.
+
+    Commands on one pool run one after another, in the order given; `limit_s` counts from when this one begins.
+    `attempt` counts those for the model since one succeeded; `swaps`: others were unloaded to make room for it.
+    """
+
+    pool: PoolId
+    model: ModelId
+    worker_id: WorkerId
+    backend: str
+    gpu: int | None
+    attempt: int
+    cause: SpawnCause
+    limit_s: float
+    swaps: bool = False
+
+
+class StopCause(Enum):
+    """Why a worker is stopped."""
+
+    IDLE = "idle"  # nobody needed it for its time
+    ROOM = "room"  # evicted
+    STRAY = "stray"  # it runs, but does not speak to us
+
+
+@dataclass(frozen=True, slots=True)
+class StopWorker:
+    """End a worker on its pool: answer with WorkerStopped or StopFailed."""
+
+    pool: PoolId
+    worker_id: WorkerId
+    model: ModelId
+    cause: StopCause
+    limit_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class WakePool:
+    """Send the packet that wakes a pool, and read its facts again and again until it answers or the limit passes."""
+
+    pool: PoolId
+    limit_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPool:
+    """Read a pool's facts as soon as no command runs there."""
+
+    pool: PoolId
+
+
+@dataclass(frozen=True, slots=True)
+class TellLoading:
+    """Tell attached clients that a worker for their job is on its way; `progress` is 0 to 1."""
+
+    job_id: JobId
+    model: ModelId
+    progress: float
+    eta_s: float | None
+
+
 Effect = (
     Persist
     | Accept
@@ -203,4 +275,9 @@ Effect = (
     | Announce
     | DrainWorker
     | Ask
+    | SpawnWorker
+    | StopWorker
+    | WakePool
+    | ReadPool
+    | TellLoading
 )

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from llorch.base.ids import JobId, ModelId, PoolId, SessionId, TenantId, WorkerId
+from llorch.core.demand_settings import DemandRead
 from llorch.core.hooks import Answer
 from llorch.core.job import Failure, JobRecord, JobSpec, Result
 from llorch.core.policy import Hook
+from llorch.core.pool_facts import PoolFacts
 from llorch.core.session import SessionLimits, SessionRecord
 from llorch.core.tenant import TenantLimits, UsageRecord
 from llorch.core.worker import Load, WorkerRecord, WorkerSpec
@@ -241,6 +243,63 @@ class ZoneChanged:
     utc_offset_s: int
 
 
+@dataclass(frozen=True, slots=True)
+class SpawnRequested:
+    """An operator wants a worker of this model on this pool; nothing else is decided about it."""
+
+    worker_id: WorkerId
+    pool: PoolId
+    model: ModelId
+    backend: str
+    gpu: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnStarted:
+    """The command of a SpawnWorker runs on its pool."""
+
+    worker_id: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnProgressed:
+    """A worker has loaded this share of its model, 0 to 1."""
+
+    worker_id: WorkerId
+    progress: float
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnReady:
+    """The command says that the worker serves; it announces itself, too, sooner or later than this."""
+
+    worker_id: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnFailed:
+    """No worker came of a SpawnWorker; `code` is one of base.errors."""
+
+    worker_id: WorkerId
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStopped:
+    """The process of a StopWorker is gone, or was already."""
+
+    worker_id: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class StopFailed:
+    """It could not be told to stop, or does not."""
+
+    worker_id: WorkerId
+    reason: str
+
+
 Event = (
     JobSubmitted
     | TokensCounted
@@ -270,4 +329,13 @@ Event = (
     | PolicyAnswered
     | PolicyFailed
     | ZoneChanged
+    | DemandRead
+    | PoolFacts
+    | SpawnRequested
+    | SpawnStarted
+    | SpawnProgressed
+    | SpawnReady
+    | SpawnFailed
+    | WorkerStopped
+    | StopFailed
 )

@@ -28,6 +28,7 @@ class Worker:
     """One worker, mutable: what it announced and what we know since.
 
     `failed_jobs` failed here since the last success; `trips` counts how often it was left alone for that (see breaker).
+    `used_at` is when it last had one of our jobs, or came.
     """
 
     spec: WorkerSpec
@@ -47,11 +48,17 @@ class Worker:
     failed_at: float = 0.0
     trips: int = 0
     tripped_until: float = 0.0
+    used_at: float = 0.0
     open_key: LoadKey | None = None
 
     @property
     def id(self) -> WorkerId:
         return self.spec.worker_id
+
+    @property
+    def idle(self) -> bool:
+        """No sequence is on it, neither ours nor anybody's."""
+        return not self.seats and self.foreign == 0
 
     @property
     def slots_free(self) -> int:
@@ -93,11 +100,13 @@ class Fleet:
         self._by_url: dict[str, WorkerId] = {}
         self._contexts: dict[ModelId | None, list[int]] = {}
         self.models: set[ModelId] = set()
+        self.loadable_pools: frozenset[PoolId] = frozenset()
         self.prefixes = PrefixIndex()
 
     def add(self, worker: Worker, now: float) -> None:
         """Take a worker in; its id must be free."""
         assert worker.id not in self.workers
+        worker.used_at = max(worker.used_at, now)
         self.workers[worker.id] = worker
         self._index(worker, now)
 
@@ -109,6 +118,12 @@ class Fleet:
         # A worker that failed before it came anew may be tried at once, but with one job at a time.
         worker.rests_until, worker.tripped_until, worker.foreign, worker.drain_asked = 0.0, 0.0, 0, False
         self._index(worker, now)
+
+    def move(self, worker: Worker, pool: PoolId, now: float) -> None:
+        """The worker turns out to be on this pool."""
+        self._close(worker)
+        worker.spec = replace(worker.spec, pool=pool)
+        self.refresh(worker, now)
 
     def drop(self, worker: Worker) -> None:
         """Forget a worker and its seats."""
@@ -222,6 +237,7 @@ class Fleet:
         """One of our attempts begins; the worker must have a slot for it."""
         assert worker.slots_free > 0 and seat not in self._seats
         worker.seats.add(seat)
+        worker.used_at = now
         self._seats[seat] = worker.id
         self.refresh(worker, now)
 
@@ -232,6 +248,7 @@ class Fleet:
             return None
         worker = self.workers[worker_id]
         worker.seats.discard(seat)
+        worker.used_at = now
         self.refresh(worker, now)
         return worker
 

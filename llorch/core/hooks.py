@@ -13,7 +13,7 @@ from typing import Any
 from llorch.base.errors import RETRY_AFTER_MAX_S
 from llorch.base.ids import WorkerId
 from llorch.core.job import Failure, Timeouts
-from llorch.core.policy import Candidate, Hook, QueueView, Rejection, TaskView, WhenFull, jitter
+from llorch.core.policy import Candidate, Evictable, Hook, QueueView, Rejection, TaskView, WhenFull, jitter
 
 HANDICAP_MAX_S = 30 * 86_400.0
 RETRY_DELAY_MAX_S = 600.0
@@ -86,6 +86,11 @@ def workers_argument(candidates: list[Candidate]) -> list[dict[str, object]]:
         {"busy" if name == "load" else name: value for name, value in plain(candidate).items()}
         for candidate in candidates
     ]
+
+
+def evictable_argument(candidates: list[Evictable]) -> list[dict[str, object]]:
+    """`workers` of `evict`: idle ones that may be stopped, the least recently used first."""
+    return [plain(candidate) for candidate in candidates]
 
 
 def queue_argument(queue: QueueView) -> dict[str, object]:

@@ -7,11 +7,11 @@ from functools import partial
 
 from llorch.base import errors
 from llorch.base.ids import JobId
-from llorch.core import asking, breaker, dispatch, forecast, sessions, tenants, waiting
+from llorch.core import asking, breaker, dispatch, eviction, forecast, sessions, tenants, waiting
 from llorch.core.asking import Unanswered
 from llorch.core.dispatch import BOUNCES_EXPLAINED_MAX
 from llorch.core.effects import CancelAttempt, CancelCause, Finish
-from llorch.core.events import AttemptStopped
+from llorch.core.events import AttemptEnded, AttemptFailed, AttemptStopped
 from llorch.core.fairness import Tier, Turn
 from llorch.core.fleet import Worker
 from llorch.core.hooks import Answer, failure_argument
@@ -210,6 +210,13 @@ def stopped(state: State, job: LiveJob, event: AttemptStopped) -> None:
         give_up(state, job, *job.doom)
 
 
+def report_of_lost(state: State, event: AttemptEnded | AttemptFailed) -> None:
+    """The end of an attempt that was taken for lost in the very same moment: its tokens reached the client."""
+    job = state.jobs.get(event.job_id)
+    if job is not None and job.record.state is JobState.QUEUED and event.attempt == job.record.attempts:
+        job.relayed(event.result.tokens_out if isinstance(event, AttemptEnded) else event.tokens_relayed)
+
+
 def cancelled(state: State, job: LiveJob, result: Result | None) -> None:
     """End the job as cancelled, with what the worker reported where it did."""
     if result is None:
@@ -285,7 +292,7 @@ def reunion_over(state: State, job: LiveJob) -> None:
     """A broken-off job waited its time: go on waiting only if some ready worker could serve it when free."""
     entry = state.queue.entry(job.id)
     assert entry is not None
-    if serveable(state.fleet, entry[1]):
+    if serveable(state.fleet, entry[1]) or eviction.hopeful(state, entry[1]):
         state.timers.set(Bell.REUNION, job.id, state.now + state.settings.continue_wait_s)
         return
     message = f"the worker was lost after {job.tokens_relayed} tokens and no other could continue"
@@ -299,3 +306,4 @@ def backoff_over(state: State, job: LiveJob) -> None:
     entry = state.queue.entry(job.id)
     assert entry is not None
     waiting.watch_pins(state, entry[1])
+    state.book.stirred = True

@@ -97,6 +97,7 @@ def suspect(state: State, worker: Worker, reason: str) -> None:
     if worker.state is WorkerState.LOST:
         return
     worker.state, worker.lost_reason = WorkerState.LOST, reason
+    state.book.stirred = True
     state.fleet.refresh(worker, state.now)
     state.keep_worker(worker)
     state.timers.set(Bell.FORGET, worker.id, state.now + state.settings.lost_worker_kept_s)
@@ -250,3 +251,4 @@ def seat_over(state: State, job_id: JobId, attempt: int) -> None:
     """The shell says that an attempt, current or not, is over: its slot is free."""
     state.timers.clear(Bell.SEAT, f"{attempt}/{job_id}")
     state.touch(state.fleet.leave_seat((job_id, attempt), state.now))
+    state.book.stirred = state.book.stirred or state.book.wanting

@@ -263,6 +263,7 @@ def _pool_problem(fleet: Fleet, wishes: Wishes, pool: PoolId) -> Problem | None:
         return Problem(PoolUnavailable.code, f"pool {pool} is draining")
     if pool in wishes.avoid_pools:
         return Problem(PoolUnavailable.code, f"pool {pool} is pinned and avoided")
-    if pool not in fleet.pools and not any(worker.spec.pool == pool for worker in fleet.ready(None)):
+    known = pool in fleet.pools or pool in fleet.loadable_pools
+    if not known and not any(worker.spec.pool == pool for worker in fleet.ready(None)):
         return Problem(PoolUnavailable.code, f"pool {pool} is not known and has no worker")
     return None

@@ -63,6 +63,18 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class Evictable:
+    """An idle worker that may be stopped to make room. `resident_s`: how long it has been there."""
+
+    worker_id: WorkerId
+    pool: PoolId
+    model: ModelId
+    memory_bytes: int
+    idle_s: float
+    resident_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class QueueView:
     depth: int
     capacity: int
@@ -113,7 +125,7 @@ class Policy(Protocol):
         """Whether this arrival is rejected or the oldest batch job makes room."""
         ...
 
-    def evict(self, idle: list[Candidate], need_bytes: int) -> list[WorkerId]:
+    def evict(self, idle: list[Evictable], need_bytes: int) -> list[WorkerId]:
         """Idle workers to stop, in this order, until `need_bytes` are free."""
         ...
 
@@ -145,7 +157,7 @@ class BuiltinPolicy:
     def on_queue_full(self, task: TaskView, queue: QueueView) -> WhenFull:
         return WhenFull.REJECT
 
-    def evict(self, idle: list[Candidate], need_bytes: int) -> list[WorkerId]:
+    def evict(self, idle: list[Evictable], need_bytes: int) -> list[WorkerId]:
         """The order offered: least recently used first."""
         return [candidate.worker_id for candidate in idle]
 

@@ -327,9 +327,18 @@ class Queue:
         """The batch job that waited longest, continuing ones spared."""
         return self._batch.first()[2] if self._batch else None
 
+    def waits_for(self, model: ModelId) -> int:
+        """How many wait for this very model, held ones included."""
+        lane = self._lanes.get(model)
+        return 0 if lane is None else sum(len(line) for line in lane.lines)
+
+    def shapes(self) -> list[Shape]:
+        """Every shape that somebody is offered with."""
+        return [shape for lane in self._lanes.values() for shape in lane.shapes()]
+
     def pinned(self) -> list[Shape]:
         """Every shape with a pin that somebody waits with."""
-        return [s for lane in self._lanes.values() for s in lane.shapes() if s.pin_worker or s.pin_pool]
+        return [shape for shape in self.shapes() if shape.pin_worker or shape.pin_pool]
 
     def members(self, shape: Shape) -> list[JobId]:
         """The offered jobs of one shape, parked ones too, in order."""

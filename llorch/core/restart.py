@@ -18,6 +18,9 @@ from llorch.core.worker import WorkerRecord, WorkerState
 def restore(state: State, event: Restarted) -> None:
     """Workers count as lost until they announce themselves; jobs wait for them at least `restart_wait_s`."""
     state.patient_until = state.now + state.settings.restart_wait_s
+    if event.workers:  # they announce themselves within moments, so nothing is loaded in their place before
+        state.book.quiet_until = state.now + 2 * state.settings.lease_s
+    state.book.stirred = True
     for pool in event.pools:
         state.fleet.pools[pool.pool_id] = pool.draining
     for tenant, key, job_id in event.keys:

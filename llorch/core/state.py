@@ -25,6 +25,7 @@ from llorch.core.fleet import Fleet, Seat, Worker
 from llorch.core.job import JobRecord, Timeouts
 from llorch.core.learned import RetryBudget, Speeds
 from llorch.core.policy import Hook, Policy, Rejection, TaskView
+from llorch.core.pool_book import PoolBook
 from llorch.core.queue import Queue, Shape
 from llorch.core.session import SessionRecord
 from llorch.core.settings import BrainSettings
@@ -72,6 +73,7 @@ class LiveJob:
     restarted: bool = False
     tokens_relayed: int = 0
     position_told: int | None = None
+    loading_told: tuple[float, float | None] | None = None
     parked_told: bool = False
     reserved: int | None = None
     charged: int | None = None
@@ -129,6 +131,7 @@ class State:
         self.jobs: dict[JobId, LiveJob] = {}
         self.queue = Queue()
         self.fleet = Fleet()
+        self.book = PoolBook()
         self.timers = Timers()
         self.accounts = Accounts()
         self.speeds = Speeds()

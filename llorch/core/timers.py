@@ -31,6 +31,7 @@ class Bell(StrEnum):
     SESSION = "session unused"  # an opened session may have been unused for its time
     ANNOUNCE = "all announce"  # tell attached clients their places
     PINS = "all pins"  # look after pins that cannot be met
+    DEMAND = "all demand"  # see what has to be loaded or unloaded
     AGEING = "all ageing"  # the first background job has waited off its handicap
 
 

@@ -8,10 +8,12 @@ from math import inf
 from llorch.base.ids import ModelId, WorkerId
 from llorch.core import tenants
 from llorch.core.fairness import QueueKey, Tier
+from llorch.core.fit import covered
 from llorch.core.job import Priority
 from llorch.core.queue import Shape
 from llorch.core.state import LiveJob, State
 from llorch.core.timers import Bell
+from llorch.core.want import Want
 
 # The delay of a job that waits for the policy script's word and is offered to nobody before.
 ASKED = inf
@@ -81,7 +83,14 @@ def wait(state: State, job: LiveJob, delay_s: float = 0.0) -> None:
         state.timers.set(Bell.QUEUE, job.id, state.patience(record.queued_since + job.timeouts.queue_s))
     if not held:
         watch_pins(state, shape)
+        _stir(state, shape)
     watch(state, job)
+
+
+def _stir(state: State, shape: Shape) -> None:
+    """Somebody is offered whom no worker may serve: see about loading one."""
+    if state.book.on_demand and not state.book.stirred and not covered(state.fleet, Want.of(shape)):
+        state.book.stirred = True
 
 
 def reshape(state: State, lane: ModelId | None) -> None:

@@ -69,7 +69,7 @@ def spawn_detached(
 
     environment = {**clean_environment(), **source_path(), **(env or {})}
     bind = bound_to(os.getpid()) if lifetime is Lifetime.OURS else None
-    stdin = _prepared_stdin(stdin_data)
+    stdin = prepared_stdin(stdin_data)
     try:
         log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
@@ -121,7 +121,7 @@ def source_path() -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join([str(Path(__file__).resolve().parents[2]), *inherited])}
 
 
-def _prepared_stdin(data: bytes | None) -> int:
+def prepared_stdin(data: bytes | None) -> int:
     """A file descriptor that yields `data` and then end of file."""
     if data is None:
         return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)

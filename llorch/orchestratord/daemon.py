@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import hashlib
 import os
 import resource
 import socket
@@ -14,11 +15,13 @@ from dataclasses import replace
 from functools import partial
 
 from llorch.base import clock, log, worker_token
-from llorch.base.addresses import local_url
+from llorch.base.addresses import is_loopback, local_url
 from llorch.base.clock import SystemClock
 from llorch.base.errors import ConfigError, InvalidRequest, LlorchError, StorageUnavailable
 from llorch.base.ids import JobId, ModelId
 from llorch.core.brain import Brain
+from llorch.core.demand_settings import DemandSettings
+from llorch.core.effects import Effect
 from llorch.core.events import DrainStarted, PoolRegistered, Relayed, Restarted
 from llorch.core.job import JobRecord
 from llorch.core.tenant import DAY_S
@@ -26,8 +29,10 @@ from llorch.host import notify, runtime
 from llorch.host.process import on_reload, on_stop
 from llorch.orchestratord import access, statedir, upstream
 from llorch.orchestratord.access import Access
+from llorch.orchestratord.actuator import Actuator
 from llorch.orchestratord.adopt import Adopter, Contact
 from llorch.orchestratord.clock import BrainClock, Zone
+from llorch.orchestratord.demand_file import Demand, DemandFile
 from llorch.orchestratord.dispatch import Dispatcher
 from llorch.orchestratord.driver import Driver
 from llorch.orchestratord.known_models import CatalogWatch
@@ -66,6 +71,7 @@ async def run(settings: Settings) -> None:
     """Serve until a signal says stop. Raises ConfigError, HostError with one clear line."""
     notifier = notify.take(os.environ)
     tenants = TenantsFile(settings.config_path)
+    DemandFile(settings.config_path, settings.demand, settings.limits)  # a bad one is told before anything begins
     statedir.prepare(settings.state_dir)
     files_max = raise_file_limit()
     async with AsyncExitStack() as stack:
@@ -107,9 +113,11 @@ class Daemon:
         self._settings = settings
         self._notifier = notifier
         self._tenants = tenants
+        self._url = ""
         self._group = group
         self._snapshot = store.snapshot(settings.brain.idempotency_keys_max, time.time())
         token = worker_token.find_or_create(os.environ, settings.state_dir)
+        self._demand = DemandFile(settings.config_path, marked(settings.demand, token), settings.limits)
         door = Access(settings.mode, settings.lan_access, token)
         door.set_keys(store.stored_keys())
         brain = Brain(settings.brain)
@@ -120,7 +128,17 @@ class Daemon:
             session, group, brain_clock, metrics, door.token_for, lambda event: driver.post(event)
         )
         scripted = ScriptedPolicy(POLICY_CHILD, lambda event: driver.post(event), metrics.policy)
-        driver = Driver(brain, store, segments, streams, self._dispatcher, brain_clock, metrics, scripted.ask)
+        driver = Driver(
+            brain, store, segments, streams, self._dispatcher, brain_clock, metrics, scripted.ask, self._actuate
+        )
+        self._actuator = Actuator(
+            group,
+            driver.post,
+            metrics.loads,
+            token,
+            lambda: self._url,
+            only_loopback=is_loopback(settings.bind),
+        )
         adopter = Adopter(session, group, brain.worker, driver.post)
         self.service = Service(
             access=door,
@@ -135,6 +153,7 @@ class Daemon:
             catalog=CatalogWatch(os.environ),
             policy=PolicyFile(policy_place(settings), POLICY_CHILD, scripted),
             pools=PoolFacts(settings.config_path, group),
+            actuator=self._actuator,
         )
         self._zone = Zone()
         self._stop_wanted = asyncio.Event()
@@ -148,16 +167,18 @@ class Daemon:
         turns = self._group.create_task(service.driver.run(), name="driver")
         service.refresh_catalog()
         service.driver.post(self._tenants.current)
+        self._url = service_url(settings, sock)
         await service.driver.tell(restarted(self._snapshot, service))
         self._adopt_again()
         self._tell_zone()
         policy_tasks = await self._start_policy()
+        self._tell_demand(self._demand.current)
         for stream in service.streams:
             if (place := service.brain.position(stream.job_id)) is not None:
                 stream.place(*place)
         listener = Listener(application(service), settings.connections_max)
         await listener.start(sock, tls)
-        url = service_url(settings, sock)
+        url = self._url
         statedir.write_record(settings.state_dir, url, clock.iso(time.time()))
         collect_seldom()
         service.phase = Phase.READY
@@ -178,6 +199,7 @@ class Daemon:
             for task in (ticks, sweeps, beats, turns, *policy_tasks):
                 task.cancel()
             await service.policy.scripted.close()
+            await self._actuator.close()
 
     async def _start_policy(self) -> list[asyncio.Task[None]]:
         """Have a script answer from now on, where there is one. Raises ConfigError."""
@@ -191,6 +213,14 @@ class Daemon:
     def _tell_zone(self) -> None:
         if (news := self._zone.news()) is not None:
             self.service.driver.post(news)
+
+    def _actuate(self, effect: Effect) -> None:
+        self._actuator.carry_out(effect)
+
+    def _tell_demand(self, demand: Demand) -> None:
+        """What the configuration says of models and pools holds from now on."""
+        self.service.driver.post(demand.read)
+        self._actuator.set_pools(demand.pools, watched=demand.read.settings is not None)
 
     def _adopt_again(self) -> None:
         """Workers that an operator added before the restart do not know of it: look for them."""
@@ -211,6 +241,8 @@ class Daemon:
         self.service.policy.want_reload()
         if (news := self._tenants.read_again()) is not None:
             self.service.driver.post(news)
+        if (demand := self._demand.read_again()) is not None:
+            self._tell_demand(demand)
         self._notifier.ready("serving")
 
     async def _drain(self) -> None:
@@ -246,6 +278,8 @@ class Daemon:
             self._tell_zone()
             if (news := self._tenants.news()) is not None:
                 self.service.driver.post(news)
+            if (demand := self._demand.news()) is not None:
+                self._tell_demand(demand)
 
     async def _sweep(self) -> None:
         """Remove what has been kept long enough, and journals that no job claims."""
@@ -302,6 +336,12 @@ def _with_prefixes(record: JobRecord) -> JobRecord:
     except InvalidRequest:
         return record  # a damaged payload: its attempt will say so
     return replace(record, spec=replace(record.spec, prefixes=prefixes)) if prefixes else record
+
+
+def marked(demand: DemandSettings | None, token: str) -> DemandSettings | None:
+    """The settings with what this cluster's workers are known by: it says nothing of the token it is made of."""
+    digest = hashlib.sha256(b"llorch workers of " + token.encode()).hexdigest()
+    return None if demand is None else replace(demand, mark=digest[:6])
 
 
 def policy_place(settings: Settings) -> PolicyPlace:

@@ -30,9 +30,14 @@ from llorch.core.effects import (
     Effect,
     Finish,
     Persist,
+    ReadPool,
     Record,
     Refuse,
     RefuseWorker,
+    SpawnWorker,
+    StopWorker,
+    TellLoading,
+    WakePool,
 )
 from llorch.core.events import AttemptFailed, Event, JobNotStored, JobSubmitted, TimePassed, WorkerAnnounced
 from llorch.core.job import Ending, Failure, FailureKind, JobRecord, JobSpec, JobState, Result
@@ -87,6 +92,7 @@ class Driver:
         clock: BrainClock,
         metrics: Metrics,
         ask: Callable[[Ask], None],
+        actuate: Callable[[Effect], None],
     ) -> None:
         self.brain = brain
         self.store = store
@@ -96,6 +102,7 @@ class Driver:
         self.metrics = metrics
         self._dispatcher = dispatcher
         self._ask = ask
+        self._actuate = actuate
         self._inbox: list[tuple[Event, asyncio.Future[None] | None]] = []
         self._arrived = asyncio.Event()
         self._submissions: dict[JobId, _Submission] = {}
@@ -242,8 +249,13 @@ class Driver:
             case Announce():
                 if (stream := self.streams.get(effect.job_id)) is not None:
                     stream.place(effect.queue_position, effect.eta_s)
+            case TellLoading():
+                if (stream := self.streams.get(effect.job_id)) is not None:
+                    stream.loading(effect.model, effect.progress, effect.eta_s)
             case DrainWorker():
                 self._dispatcher.drain(effect)
+            case SpawnWorker() | StopWorker() | WakePool() | ReadPool():
+                self._actuate(effect)
             case Ask():
                 self._ask(effect)
 

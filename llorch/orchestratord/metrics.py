@@ -12,6 +12,7 @@ from llorch.scripting.faults import Reason
 TENANT_LABELS_MAX = 100
 OTHER_TENANTS = "_other"
 LATENCY_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+LOAD_BOUNDS_S = (0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0)
 CALL_BOUNDS_S = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 
 
@@ -94,6 +95,23 @@ class PolicyFigures:
         yield from self._seconds.lines()
 
 
+class LoadFigures:
+    """What was done about models on pools."""
+
+    def __init__(self) -> None:
+        self.spawns = Counter("llorch_spawns_total", "Workers started by orchestratord, by outcome.", "outcome")
+        self.stops = Counter("llorch_stops_total", "Workers stopped by orchestratord, by cause.", "cause")
+        self.evictions = Counter("llorch_evictions_total", "Workers stopped to make room for another model.")
+        self.swaps = Counter("llorch_swaps_total", "Workers started in the place of evicted ones.")
+        self.wakes = Counter("llorch_pool_wakes_total", "Packets sent to wake a pool.")
+        self.load_s = Histogram("llorch_load_seconds", "From a spawn's begin until its worker is ready.", LOAD_BOUNDS_S)
+
+    def lines(self) -> Iterable[str]:
+        """The exposition lines."""
+        for source in (self.spawns, self.stops, self.evictions, self.swaps, self.wakes, self.load_s):
+            yield from source.lines()
+
+
 class TenantCounters:
     """What tenants took since this process started, by the usage that is stored for them."""
 
@@ -142,6 +160,7 @@ class Metrics:
         self.queue_wait = Histogram("llorch_queue_wait_seconds", "From acceptance to dispatch.")
         self.ttft = Histogram("llorch_time_to_first_token_seconds", "From acceptance to the first token.")
         self.policy = PolicyFigures()
+        self.loads = LoadFigures()
 
     def text(self, gauges: Mapping[str, float], workers: Mapping[str, float]) -> str:
         """The page but for `tenants`, which name people; `gauges` are name to value, `workers` state to count."""
@@ -149,6 +168,7 @@ class Metrics:
         for source in (self.jobs, self.attempts_failed, self.frames, self.commits_failed, self.queue_wait, self.ttft):
             parts += source.lines()
         parts += self.policy.lines()
+        parts += self.loads.lines()
         for name, value in gauges.items():
             parts += _lines(name, name.removeprefix("llorch_").replace("_", " ") + ".", "gauge", "", {"": value})
         parts += _lines("llorch_workers", "Workers by state.", "gauge", "state", workers)

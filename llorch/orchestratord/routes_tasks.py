@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from aiohttp import web
 
@@ -14,7 +15,7 @@ from llorch.base.errors import InvalidRequest
 from llorch.base.ids import JobId, ModelId, SessionId, TenantId
 from llorch.core.effects import Accept, Duplicate
 from llorch.core.events import CancelRequested, ClientAttached, ClientDisconnected
-from llorch.core.job import NO_WISHES, JobSpec, JobState, OnDisconnect, Priority, Wishes
+from llorch.core.job import NO_WISHES, JobRecord, JobSpec, JobState, OnDisconnect, Priority, Wishes
 from llorch.orchestratord import views
 from llorch.orchestratord.following import follow, replay, text_of
 from llorch.orchestratord.service import SERVICE, Found, Service
@@ -133,9 +134,14 @@ async def _answer_accepted(service: Service, answer: Accept | Duplicate, tenant:
         eta_ms = None if answer.eta_s is None else round(answer.eta_s * 1000)
         return json_response(_handle(answer.job_id, QUEUED, answer.queue_position, eta_ms), 202)
     found = await service.find(answer.of, tenant)
-    shown = views.job(found.record, service.brain.position(answer.of))
+    shown = _shown(service, found.record)
     status = 200 if found.record.state.terminal else 202
     return json_response(_handle(answer.of, shown["status"], shown["queue_position"], shown["eta_ms"]), status)
+
+
+def _shown(service: Service, record: JobRecord) -> dict[str, Any]:
+    job_id = record.spec.job_id
+    return views.job(record, service.brain.position(job_id), service.brain.loading(job_id))
 
 
 def _handle(job_id: JobId, status: str, position: int | None, eta_ms: int | None) -> dict[str, object]:
@@ -169,7 +175,7 @@ async def show(request: web.Request) -> web.Response:
     """`GET /v2/tasks/{id}`."""
     service = request.app[SERVICE]
     found = await _find(request, service)
-    shown = views.job(found.record, service.brain.position(found.record.spec.job_id))
+    shown = _shown(service, found.record)
     return json_response({**shown, "text": text_of(service, found)})
 
 
@@ -181,15 +187,15 @@ async def listing(request: web.Request) -> web.Response:
     if status is not None and status not in views.STATUSES:
         raise InvalidRequest(f"status must be one of {', '.join(views.STATUSES)}")
     states = [] if status is None else views.states_of(status)
-    if status is not None and not states:
-        return json_response({"tasks": [], "next": None})
     page = await service.store.jobs(
         states=states,
         tenant=tenant if service.access.isolated else None,
         before=_whole_number(request, "cursor", None),
         count=min(LIST_MAX, max(1, _whole_number(request, "limit", None) or LIST_DEFAULT)),
     )
-    tasks = [views.job(job.record, service.brain.position(job.record.spec.job_id)) for job in page.jobs]
+    shown = [_shown(service, job.record) for job in page.jobs]
+    # Queued and loading are one durable state: a page may hold fewer than were asked for.
+    tasks = [job for job in shown if status in (None, job["status"])]
     return json_response({"tasks": tasks, "next": None if page.next is None else str(page.next)})
 
 
@@ -221,7 +227,7 @@ async def explain(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
     found = await _find(request, service)
     lines = await service.store.decisions(found.record.spec.job_id)
-    shown = views.job(found.record, service.brain.position(found.record.spec.job_id))
+    shown = _shown(service, found.record)
     return json_response({**shown, "decisions": [views.decision(line) for line in lines]})
 
 

@@ -10,12 +10,13 @@ from aiohttp import web
 
 from llorch import PROTOCOL
 from llorch.base.errors import Forbidden, InvalidRequest, PoolNotFound, WorkerNotFound
-from llorch.base.ids import WORKER_ID, PoolId, WorkerId
+from llorch.base.ids import MODEL_ID, WORKER_ID, ModelId, PoolId, WorkerId, new_worker_id
 from llorch.core.effects import PoolRecord
 from llorch.core.events import (
     HeartbeatReceived,
     PoolForgotten,
     PoolRegistered,
+    SpawnRequested,
     WorkerDrainRequested,
     WorkerForgetRequested,
 )
@@ -24,6 +25,7 @@ from llorch.orchestratord import views
 from llorch.orchestratord.addresses import may_add, may_announce
 from llorch.orchestratord.adopt import Contact, load_of, spec_of
 from llorch.orchestratord.pool_facts import ASK_TIMEOUT_S, LOCAL, is_local
+from llorch.orchestratord.pool_report import BACKENDS
 from llorch.orchestratord.service import SERVICE, Service
 from llorch.web.answers import json_response
 from llorch.web.bodies import read_object, read_optional_object
@@ -33,6 +35,7 @@ from llorch.wire.fields import Fields
 from llorch.wire.tasks import POOL_NAME_MAX, pool_name
 
 FACTS_WAIT_S = 10.0
+GPU_MAX = 63
 
 
 async def ready(request: web.Request) -> web.Response:
@@ -209,6 +212,28 @@ async def register_pool(request: web.Request) -> web.Response:
     return json_response({"id": name, "draining": draining}, 201)
 
 
+async def spawn(request: web.Request) -> web.Response:
+    """`POST /v2/pools/{id}/workers` {model, backend, gpu}: start a worker there; when ready it announces itself."""
+    service = request.app[SERVICE]
+    await service.tenant(request)
+    service.must_be_ready()
+    pool_id = PoolId(pool_name(request.match_info["pool_id"]))
+    fields = Fields(await read_object(request), ("model", "backend", "gpu"))
+    model = fields.required_text("model", size_max=64)
+    backend = fields.required_text("backend", size_max=16)
+    gpu = fields.integer("gpu", 0, GPU_MAX)
+    if model and not MODEL_ID.fullmatch(model):
+        fields.problem("model", f"must match {MODEL_ID.pattern}")
+    if backend and backend not in BACKENDS:
+        fields.problem("backend", f"must be one of {', '.join(BACKENDS)}")
+    fields.done()
+    if not service.actuator.knows(pool_id):
+        raise PoolNotFound(f"llorch.toml has no pool '{pool_id[:96]}' (add it with: llorch pool register)")
+    worker_id = new_worker_id(backend)
+    await service.driver.tell(SpawnRequested(worker_id, pool_id, ModelId(model), backend, gpu))
+    return json_response({"worker_id": worker_id, "pool": pool_id, "model": model, "state": "loading"}, 202)
+
+
 async def drain_pool(request: web.Request) -> web.Response:
     """`POST /v2/pools/{id}/drain`: no new jobs for its workers."""
     service = request.app[SERVICE]
@@ -244,6 +269,7 @@ ROUTES = [
     web.post("/v2/workers/{worker_id}/drain", drain),
     web.get("/v2/pools", pools, allow_head=False),
     web.post("/v2/pools", register_pool),
+    web.post("/v2/pools/{pool_id}/workers", spawn),
     web.delete("/v2/pools/{pool_id}", forget_pool),
     web.post("/v2/pools/{pool_id}/drain", drain_pool),
     web.post("/v2/pools/{pool_id}/refresh", refresh_pool),

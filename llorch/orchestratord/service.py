@@ -14,6 +14,7 @@ from llorch.base.ids import JOB_ID, JobId, ModelId, TenantId
 from llorch.core.brain import Brain
 from llorch.core.job import JobRecord
 from llorch.orchestratord.access import Access
+from llorch.orchestratord.actuator import Actuator
 from llorch.orchestratord.adopt import Adopter
 from llorch.orchestratord.clock import BrainClock
 from llorch.orchestratord.driver import Driver
@@ -50,6 +51,7 @@ class Service:
     catalog: CatalogWatch
     policy: PolicyFile
     pools: PoolFacts
+    actuator: Actuator
     carriers: Counter[JobId] = field(default_factory=Counter)  # requests whose connection carries a job's answer
     phase: Phase = Phase.STARTING
     keys_checked_at: float = 0.0

@@ -13,6 +13,7 @@ from llorch.base import config
 from llorch.base.config import Kind, Setting
 from llorch.base.errors import ConfigError
 from llorch.base.log import LogFormat
+from llorch.core.demand_settings import DemandSettings, ModelLimits
 from llorch.core.settings import UNBOUNDED, BrainSettings
 
 SECTION = "orchestratord"
@@ -31,7 +32,7 @@ class LanAccess(Enum):
     OPEN = "open"
 
 
-BRAIN = BrainSettings()
+BRAIN, DEMAND, LIMITS = BrainSettings(), DemandSettings(), ModelLimits()
 SETTINGS = (
     Setting("port", Kind.INTEGER, 8080, "port to listen on; 0 takes a free one"),
     Setting("bind", Kind.TEXT, "127.0.0.1", "address to listen on"),
@@ -51,6 +52,12 @@ SETTINGS = (
     Setting("grace_s", Kind.NUMBER, 10.0, "how long SIGTERM waits for running jobs"),
     Setting("connections_max", Kind.INTEGER, 10_000, "open connections at once"),
     Setting("policy", Kind.TEXT, None, "policy script; else policy.star in the state directory, if there"),
+    Setting("autospawn", Kind.SWITCH, False, "load models on demand, on this host and on the pools of llorch.toml"),
+    Setting("idle_ttl_s", Kind.NUMBER, LIMITS.ttl_s, "how long an idle worker that autospawn started stays"),
+    Setting("spawn_timeout_s", Kind.NUMBER, DEMAND.spawn_limit_s, "how long loading a model may take"),
+    Setting("residency_min_s", Kind.NUMBER, DEMAND.residency_min_s, "how long a model stays before it makes room"),
+    Setting("swap_age_max_s", Kind.NUMBER, DEMAND.swap_age_max_s, "longest wait for a model that others keep out"),
+    Setting("scale_out_eta_s", Kind.NUMBER, DEMAND.scale_out_eta_s, "queue that calls for one more worker, in time"),
     Setting("log_format", Kind.TEXT, "text", "form of the log lines", None, ("text", "json")),
     Setting("log_file", Kind.TEXT, None, "log to this file, rotated, not to stderr"),
     Setting("log_level", Kind.TEXT, "info", "least level that is logged", None, ("debug", "info", "warning", "error")),
@@ -78,6 +85,8 @@ class Settings:
     state_dir: Path
     config_path: Path
     brain: BrainSettings
+    demand: DemandSettings | None
+    limits: ModelLimits
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -119,6 +128,8 @@ def load(flags: argparse.Namespace, env: Mapping[str, str]) -> Settings:
         state_dir=config.state_dir(env, flags.state).absolute(),
         config_path=path.absolute(),
         brain=_brain(values),
+        demand=_demand(values) if values["autospawn"] else None,
+        limits=ModelLimits(ttl_s=values["idle_ttl_s"]),
     )
 
 
@@ -129,6 +140,15 @@ def _brain(values: Mapping[str, Any]) -> BrainSettings:
         first_token_timeout_s=values["first_token_timeout_s"],
         stall_timeout_s=values["stall_timeout_s"],
         disconnect_grace_s=values["disconnect_grace_s"],
+    )
+
+
+def _demand(values: Mapping[str, Any]) -> DemandSettings:
+    return DemandSettings(
+        spawn_limit_s=values["spawn_timeout_s"],
+        residency_min_s=values["residency_min_s"],
+        swap_age_max_s=values["swap_age_max_s"],
+        scale_out_eta_s=values["scale_out_eta_s"],
     )
 
 

@@ -27,7 +27,17 @@ class JobStream:
     `decided`: the end is known. Usually it is told in the same moment, but see `hold`.
     """
 
-    __slots__ = ("_eta_s", "_queue_position", "decided", "finished", "job_id", "readers", "segment", "terminal")
+    __slots__ = (
+        "_eta_s",
+        "_loading",
+        "_queue_position",
+        "decided",
+        "finished",
+        "job_id",
+        "readers",
+        "segment",
+        "terminal",
+    )
 
     def __init__(self, job_id: JobId, segment: Segment) -> None:
         self.job_id = job_id
@@ -38,6 +48,7 @@ class JobStream:
         self.decided = asyncio.Event()
         self._queue_position = 0
         self._eta_s: float | None = None
+        self._loading = b""
 
     @property
     def terminal_id(self) -> int:
@@ -55,6 +66,18 @@ class JobStream:
         self._eta_s = eta_s
         if self.readers and self.segment.last_id == 0:
             self.offer(self.queued_frame(None))
+
+    def loading(self, model: str, progress: float, eta_s: float | None) -> None:
+        """How far the job's model is loaded, told to those who wait and to those who come to wait."""
+        eta_ms = None if eta_s is None else round(eta_s * 1000)
+        self._loading = sse.encode(execute.loading(model, progress, eta_ms), None)
+        if self.readers and self.segment.last_id == 0:
+            self.offer(self._loading)
+
+    def opening(self) -> list[bytes]:
+        """What a reader gets first who has seen nothing yet."""
+        first = self.queued_frame(sse.ID_QUEUED)
+        return [first, self._loading] if self._loading and self.segment.last_id == 0 else [first]
 
     def append(self, frames: bytes, last_id: int) -> None:
         """Frames with ids: into the journal first, then to the readers. Raises StorageUnavailable."""
@@ -95,7 +118,7 @@ class Reader:
         # The client may have seen more than the journal holds: it lost its tail with the power.
         self._ahead = self._after > stream.segment.last_id
         self._offset = stream.segment.offset_after(self._after)
-        self._extras = [stream.queued_frame(sse.ID_QUEUED)] if after is None else []
+        self._extras = stream.opening() if after is None else []
         self._wake = asyncio.Event()
         self._idle = False
         self._done = False

@@ -10,6 +10,7 @@ from llorch.core.accounts import TenantUsage
 from llorch.core.brain import Place
 from llorch.core.effects import Decision
 from llorch.core.job import JobRecord, JobState
+from llorch.core.loading import Loading
 from llorch.core.session import SessionRecord
 from llorch.core.tenant import DAY_S, UsageRecord
 from llorch.core.worker import WorkerRecord, WorkerState
@@ -24,11 +25,13 @@ STATUS = {
     JobState.FAILED: "failed",
     JobState.CANCELLED: "cancelled",
 }
-STATUSES = ("queued", "loading", "running", "completed", "failed", "cancelled")
+LOADING = "loading"
+STATUSES = ("queued", LOADING, "running", "completed", "failed", "cancelled")
 
 
 def states_of(status: str) -> list[JobState]:
-    """The durable states that show as `status`."""
+    """The durable states that show, or may show, as `status`."""
+    status = "queued" if status == LOADING else status
     return [state for state, shown in STATUS.items() if shown == status and state is not JobState.ADMITTING]
 
 
@@ -44,14 +47,15 @@ def place(position: Place | None) -> dict[str, Any]:
     return {"queue_position": position.queue_position, "eta_ms": _ms(position.eta_s)}
 
 
-def job(record: JobRecord, position: Place | None) -> dict[str, Any]:
-    """One job without its text."""
+def job(record: JobRecord, position: Place | None, loading: Loading | None = None) -> dict[str, Any]:
+    """One job without its text; while a worker for it is on its way it shows as loading, with how far that is."""
     spec, ending = record.spec, record.ending
     result = ending.result if ending is not None else None
     return {
         "job_id": spec.job_id,
-        "status": STATUS[record.state],
+        "status": STATUS[record.state] if loading is None else LOADING,
         **place(position),
+        "loading": None if loading is None else _loading(loading),
         "model": record.model or spec.model,
         "priority": spec.priority.value,
         "session_id": spec.session_id,
@@ -75,6 +79,10 @@ def job(record: JobRecord, position: Place | None) -> dict[str, Any]:
         "error": _error(record),
         "events_url": events_url(spec.job_id),
     }
+
+
+def _loading(loading: Loading) -> dict[str, Any]:
+    return {"model": loading.model, "progress": round(loading.progress, 3), "eta_ms": _ms(loading.eta_s)}
 
 
 def _error(record: JobRecord) -> dict[str, Any] | None:

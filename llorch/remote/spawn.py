@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from llorch.base import worker_token
-from llorch.base.addresses import is_loopback, netloc
+from llorch.base import callback, worker_token
+from llorch.base.addresses import is_loopback
 from llorch.base.commands import Parser
 from llorch.base.config import state_dir
 from llorch.client.endpoint import DEFAULT_URL, parse
 from llorch.remote import orchestrator, terminal
 
-STDIN_FLAG = "--remote-stdin"
 _INSECURE, _CALLBACK, _BIND = "--insecure-lan", "--callback-url", "--bind"
 _LEAVES = (["worker", "spawn"], ["workers", "spawn"])
 
@@ -36,23 +35,15 @@ class Spawning:
 
     def stdin_line(self, local: str | None, server: str) -> bytes:
         """The line for a session between our address `local` (None: unknown) and the pool's `server`."""
-        line = {
-            "worker_token": self.token,
-            "callback_url": self.callback_url or self._callback(local, server),
-            "bind": self.bind or server,
-            "insecure_lan": self.token is None,
-        }
-        return json.dumps(line).encode() + b"\n"
+        callback_url = self.callback_url or self._callback(local, server)
+        return callback.stdin_line(self.token, callback_url, self.bind or server)
 
     def _callback(self, local: str | None, server: str) -> str | None:
         """The orchestrator as the pool reaches it."""
-        parts = urlsplit(self.orchestrator_url)
-        if not is_loopback(parts.hostname or "") or is_loopback(server):
-            return self.orchestrator_url
-        if local is None:
+        found = callback.url_for(self.orchestrator_url, local, server)
+        if found is None:
             terminal.tell(f"the pool does not see this machine's address: name the orchestrator with {_CALLBACK} URL")
-            return None
-        return parts._replace(netloc=netloc(local, parts.port)).geturl()
+        return found
 
 
 def prepare(words: Sequence[str], env: Mapping[str, str]) -> Spawning | None:
@@ -73,7 +64,7 @@ def prepare(words: Sequence[str], env: Mapping[str, str]) -> Spawning | None:
     if ours.callback_url is None and is_loopback(parse(url).host):
         _warn_of_loopback(env)
     return Spawning(
-        words=(*rest, STDIN_FLAG),
+        words=(*rest, callback.STDIN_FLAG),
         token=None if ours.insecure_lan else worker_token.find_or_create(env),
         orchestrator_url=url if "://" in url else f"http://{url}",
         callback_url=ours.callback_url,

@@ -7,9 +7,16 @@ from collections.abc import Iterator
 from itertools import product
 
 from llorch.base.ids import DEFAULT_TENANT, JobId, ModelId, PoolId, SessionId, TenantId, WorkerId
-from llorch.core.hooks import LocalTime, failure_argument, queue_argument, task_argument, workers_argument
+from llorch.core.hooks import (
+    LocalTime,
+    evictable_argument,
+    failure_argument,
+    queue_argument,
+    task_argument,
+    workers_argument,
+)
 from llorch.core.job import Failure, FailureKind, Priority
-from llorch.core.policy import Candidate, Hook, QueueView, TaskView
+from llorch.core.policy import Candidate, Evictable, Hook, QueueView, TaskView
 
 Arguments = dict[str, object]
 _MONDAY = 1_750_032_000.0  # 2025-06-16 00:00 UTC
@@ -21,7 +28,7 @@ def samples(hook: Hook) -> Iterator[tuple[str, Arguments]]:
     """(what it is, arguments by name) for one hook."""
     if hook is Hook.EVICT:
         for count in (0, 1, 8):
-            yield f"{count} idle workers", {"workers": _workers(count), "need": 8 << 30}
+            yield f"{count} idle workers", {"workers": _evictable(count), "need": 8 << 30}
         return
     for words, task in _tasks():
         for more_words, more in _rest(hook):
@@ -74,6 +81,22 @@ def _context(depth: int) -> Arguments:
 
 def _workers(count: int) -> list[dict[str, object]]:
     return workers_argument([_worker(number) for number in range(count)])
+
+
+def _evictable(count: int) -> list[dict[str, object]]:
+    return evictable_argument(
+        [
+            Evictable(
+                worker_id=WorkerId(f"worker-cpu-{number}"),
+                pool=PoolId("local" if number % 2 == 0 else "big-box"),
+                model=ModelId("qwen3-8b"),
+                memory_bytes=(1 + number) << 30,
+                idle_s=100.0 * (count - number),
+                resident_s=1000.0,
+            )
+            for number in range(count)
+        ]
+    )
 
 
 def _worker(number: int) -> Candidate:

@@ -127,6 +127,11 @@ def queued(job_id: str, queue_position: int, eta_ms: int | None) -> dict[str, An
     return {"type": "queued", "job_id": job_id, "queue_position": queue_position, "eta_ms": eta_ms}
 
 
+def loading(model: str, progress: float, eta_ms: int | None) -> dict[str, Any]:
+    """A worker for the job is on its way; without an id."""
+    return {"type": "loading", "model": model, "progress": round(progress, 3), "eta_ms": eta_ms}
+
+
 def started(job_id: str, model: str, started_at: str) -> dict[str, Any]:
     """`started_at` is ISO 8601 UTC; the orchestrator adds worker_id and queue_wait_ms."""
     return {"type": "started", "job_id": job_id, "model": model, "started_at": started_at}

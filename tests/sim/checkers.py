@@ -34,6 +34,9 @@ FAILURES = {
     "POOL_UNAVAILABLE",
     "QUEUE_FULL",
 }
+UNLOADABLE = {"WORKER_UNAVAILABLE", "INSUFFICIENT_MEMORY", "QUEUE_TIMEOUT"}
+# After the faults: until hung processes are found, a residency, an aged want, a load or two, the jobs ahead.
+MENDED_S = 8.0
 
 
 class Checkers:
@@ -133,8 +136,11 @@ class Checkers:
             raise Violation(f"{job_id} completed with {len(frames)} of {world.lengths[job_id]} frames")
         if record.state is JobState.CANCELLED and job_id not in world.wanted_stop:
             raise Violation(f"{job_id} was cancelled and nobody wanted it")
-        if record.state is JobState.FAILED and ending.error_code not in FAILURES:
+        unloadable = UNLOADABLE if world.on_demand is not None else set()
+        if record.state is JobState.FAILED and ending.error_code not in FAILURES | unloadable:
             raise Violation(f"{job_id} failed with {ending.error_code}")
+        if ending.error_code in unloadable and job_id in world.late and world.late_could(job_id):
+            raise Violation(f"{job_id} failed with {ending.error_code}, {ending.error_message}")
 
     def carried_out(self, effect: Effect, world: World) -> None:
         """What left the process: one answer a submission, one Finish a job, never before its commit."""
@@ -150,12 +156,39 @@ class Checkers:
                 raise Violation(f"{effect.job_id} was refused and stored")
             if isinstance(effect, to_do.Duplicate) and effect.of not in self.stored:
                 raise Violation(f"{effect.job_id} is said to repeat {effect.of}, which was never stored")
+        elif isinstance(effect, to_do.SpawnWorker):
+            self._check_memory(effect, world)
+        elif isinstance(effect, to_do.StopWorker):
+            self._check_evicted(effect, world)
         elif isinstance(effect, to_do.Finish):
             self.finished[effect.job_id] += 1
             if self.finished[effect.job_id] > 1:
                 raise Violation(f"{effect.job_id} was finished twice")
             if effect.job_id not in self.ended:
                 raise Violation(f"{effect.job_id} was finished before its ending was stored")
+
+    def _check_memory(self, effect: to_do.SpawnWorker, world: World) -> None:
+        """What really runs or is about to, with the newcomer, fits the pool's memory; two commands never race there."""
+        assert world.on_demand is not None
+        pool = world.on_demand.pools[effect.pool]
+        others = [c for c in pool.commands if isinstance(c, to_do.SpawnWorker)]
+        planned = sum(pool.models[command.model] for command in others)
+        if pool.used + planned + pool.models[effect.model] > pool.total:
+            raise Violation(
+                f"{effect.model} does not fit {pool.name}: {pool.used} of {pool.total} taken by {list(pool.processes)}"
+            )
+
+    def _check_evicted(self, effect: to_do.StopWorker, world: World) -> None:
+        """No worker is stopped while a job of ours is on it, nor one of a pinned model or of the least number."""
+        assert world.on_demand is not None
+        seats = [key for key, (name, free_at) in self.seats.items() if name == effect.worker_id and free_at is None]
+        if seats:
+            raise Violation(f"{effect.worker_id} is stopped with {seats}")
+        limits = world.on_demand.limits.get(effect.model)
+        if limits is not None and limits.pinned and effect.cause is not to_do.StopCause.STRAY:
+            raise Violation(f"{effect.worker_id} is stopped, but {effect.model} is pinned")
+        if not effect.worker_id.startswith("auto-"):
+            raise Violation(f"{effect.worker_id} was not loaded on demand and is stopped")
 
     def turned_away(self, job_id: JobId) -> None:
         """The client was told that the job could not be stored."""

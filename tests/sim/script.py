@@ -29,4 +29,6 @@ def answer(rng: Random, ask: Ask, *, moody: bool) -> Answer:
         case Hook.RETRY:
             return None if moody and rng.random() < 0.2 else rng.choice((0.0, 0.5))
         case Hook.EVICT:
-            return ()
+            names = [WorkerId(worker["worker_id"]) for worker in arguments["workers"]]
+            rng.shuffle(names)
+            return () if moody and rng.random() < 0.3 else tuple(names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -17,10 +18,10 @@ from llorch.core.job import JobRecord
 CHUNKS = 10
 
 
-def run(seed: int, make_brain: type[Brain] = Brain) -> World:
+def run(seed: int, make_brain: type[Brain] = Brain, fill: Callable[[World], None] = story.fill) -> World:
     """One history; a broken promise names the command that replays it."""
     world = World(seed, make_brain)
-    story.fill(world)
+    fill(world)
     try:
         world.run()
     except AssertionError as broken:
@@ -39,6 +40,13 @@ def test_every_history_keeps_every_promise(chunk: int, pytestconfig: pytest.Conf
     """One ending a job, no slot given twice, no gap in a stream, nothing accepted is lost, nobody waits for ever."""
     for seed in seeds(pytestconfig)[chunk::CHUNKS]:
         run(seed)
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_loading_on_demand_keeps_every_promise(chunk: int, pytestconfig: pytest.Config) -> None:
+    """No pool's memory is exceeded, no live job evicted, no pinned model unloaded; who could be served is served."""
+    for seed in seeds(pytestconfig)[chunk::CHUNKS]:
+        run(seed, fill=story.fill_with_pools)
 
 
 def test_a_seed_replays_exactly() -> None:

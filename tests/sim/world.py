@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
 from typing import Protocol
 
 from sim import script
 from sim.checkers import Checkers
+from sim.fake_worker import FakeWorker
+from sim.pools import FakePools
 
 from llorch.base.ids import JobId, ModelId, PoolId, WorkerId
 from llorch.core import effects as to_do
@@ -26,7 +28,7 @@ from llorch.core.events import Event
 from llorch.core.job import Failure, FailureKind, JobRecord, JobSpec, Result
 from llorch.core.policy import Hook
 from llorch.core.tenant import DAY_S
-from llorch.core.worker import Load, WorkerRecord, WorkerSpec
+from llorch.core.worker import Load, WorkerRecord
 from llorch.orchestratord.owed import Owed
 
 CATALOG = happened.CatalogRead(frozenset({ModelId("red"), ModelId("blue")}))
@@ -61,21 +63,6 @@ class Thinker(Protocol):
 
 
 @dataclass
-class FakeWorker:
-    """What really runs on a host; the brain only hears of it."""
-
-    spec: WorkerSpec
-    alive: bool = True
-    hung_until: float = 0.0
-    silent_until: float = 0.0
-    draining: bool = False
-    liar: bool = False
-    refuses: bool = False
-    running: dict[tuple[JobId, int], int] = field(default_factory=dict)
-    incarnation: int = 0
-
-
-@dataclass
 class Relay:
     """The shell's side of one attempt. `open`: its frames reach the client."""
 
@@ -94,6 +81,7 @@ class World:
         self.now = 1000.0 if seed % 3 else 3 * DAY_S - 5.0
         self.began = self.now
         self.make_brain = make_brain
+        self.on_demand: FakePools | None = None
         self.brain: Thinker | None = self._new_brain()
         self.agenda: list[tuple[float, int, Callable[[], object]]] = []
         self.serial = 0
@@ -107,6 +95,7 @@ class World:
         self.relays: dict[tuple[JobId, int], Relay] = {}
         self.workers: list[FakeWorker] = []
         self.wanted_stop: set[JobId] = set()
+        self.late: set[JobId] = set()
         self.model_told: dict[JobId, ModelId] = {}
         self.disk_full_until = 0.0
         self.script: frozenset[Hook] = frozenset()
@@ -136,9 +125,12 @@ class World:
             at, _, what = heapq.heappop(self.agenda)
             self.now = max(self.now, at)
             what()
-            if not self.faulty and self.brain is not None and not self.inbox and self.checkers.all_over(self):
+            if self.late <= set(self.checkers.specs) and self._is_over():
                 break
         self.checkers.judge(self)
+
+    def _is_over(self) -> bool:
+        return not self.faulty and self.brain is not None and not self.inbox and self.checkers.all_over(self)
 
     # -- the shell
 
@@ -243,6 +235,8 @@ class World:
 
     def _carry_out(self, effect: Effect) -> None:
         self.checkers.carried_out(effect, self)
+        if self.on_demand is not None:
+            self.on_demand.carry_out(effect)
         if isinstance(effect, to_do.Dispatch):
             self._dispatch(effect)
         elif isinstance(effect, to_do.CancelAttempt):
@@ -257,6 +251,13 @@ class World:
         elif isinstance(effect, to_do.Finish):
             for (job_id, _), relay in self.relays.items():
                 relay.open = relay.open and job_id != effect.job_id
+
+    def autospawn(self, pools: FakePools) -> None:
+        """From the beginning on, these pools load models on demand."""
+        self.on_demand = pools
+        assert self.brain is not None
+        self.brain.decide(pools.opening(), self.now)
+        pools.look_around()
 
     def load_script(self, hooks: frozenset[Hook]) -> None:
         """A script with these hooks takes the place of the one before."""
@@ -293,6 +294,8 @@ class World:
         self.inbox = []
         self.owed = Owed()
         self.checkers.crashed()
+        if self.on_demand is not None:
+            self.on_demand.crash()
         for key, relay in self.relays.items():
             relay.open = False  # what is on its way may still arrive, but nobody is told
             self.later(self.soon(), partial(relay.worker.running.pop, key, None))
@@ -302,6 +305,8 @@ class World:
     def _new_brain(self) -> Thinker:
         brain = self.make_brain(SETTINGS)
         brain.decide(CATALOG, self.now)
+        if self.on_demand is not None:
+            brain.decide(self.on_demand.opening(), self.now)
         return brain
 
     def _restart(self) -> None:
@@ -321,6 +326,8 @@ class World:
             )
         )
         self.load_script(self.script)
+        if self.on_demand is not None:
+            self.on_demand.look_around()
 
     def _count(self, effect: to_do.CountTokens) -> None:
         worker = self.at(effect.url)
@@ -451,14 +458,14 @@ class World:
     # -- workers
 
     def announce(self, worker: FakeWorker) -> None:
-        if worker.alive:
+        if worker.alive and not worker.mute:
             self.later(self.soon(), lambda: self.tell(happened.WorkerAnnounced(worker.spec)))
 
     def heartbeat(self, worker: FakeWorker, incarnation: int) -> None:
         """Once a second, as long as this incarnation lives; duplicated, delayed and wrong at times."""
         if not worker.alive or worker.incarnation != incarnation:
             return
-        if worker.hung_until <= self.now and worker.silent_until <= self.now:
+        if not worker.mute and worker.hung_until <= self.now and worker.silent_until <= self.now:
             busy = len(worker.running)
             if worker.liar and self._chance(0.3):
                 busy = self.rng.randrange(worker.spec.slots_total + 2)
@@ -495,6 +502,8 @@ class World:
     def kill(self, worker: FakeWorker) -> None:
         """SIGKILL: every stream to it breaks within milliseconds."""
         worker.alive = False
+        if self.on_demand is not None:
+            self.on_demand.die(worker)
         for key, relay in list(self.relays.items()):
             if relay.worker is worker:
                 self.later(self.soon(), partial(self._cut, key, relay))
@@ -504,6 +513,13 @@ class World:
             self._broken(key, relay)
 
     # -- clients
+
+    def late_could(self, job_id: JobId) -> bool:
+        """A job that came when all was mended, and that some pool could serve: written from what pools are."""
+        spec, wishes = self.checkers.specs[job_id], self.checkers.specs[job_id].wishes
+        fits = self.prompt_tokens(job_id) + (spec.max_tokens or 1) <= 200
+        assert self.on_demand is not None
+        return fits and wishes.pin_worker is None and self.on_demand.could(spec)
 
     def submit(self, spec: JobSpec, length: int) -> None:
         self.checkers.specs[spec.job_id] = spec

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,7 +45,8 @@ EDGES = {
     "web": {"wire"},
     "orchestratord": {
         *("core", "wire", "store", "scripting", "client", "web"),
-        *("host.ssh", "host.process", "host.runtime", "host.notify", "host.pool_command", "host.targets"),
+        *("host.ssh", "host.process", "host.runtime", "host.notify", "host.pool_command", "host.pool_session"),
+        *("host.targets", "host.wake"),
     },
     "workerd": {"batching", "wire", "model", "web", "host.runtime", "host.process", "host.cores", "host.notify"},
     "pool": {"wire", "client", "host"},
@@ -239,6 +241,12 @@ def tracked_texts() -> Iterator[Path]:
     for path in ROOT.rglob("*"):
         if path.is_file() and not skip & set(path.relative_to(ROOT).parts):
             yield path
+
+
+def test_names_of_test_files_are_their_own() -> None:
+    """pytest takes two files of one name in different folders for the same module."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_no_traces_of_a_makers_machine() -> None:

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
+import demand_commands
+
 from llorch.base.ids import DEFAULT_TENANT, JobId, ModelId, PoolId, SessionId, TenantId, WorkerId
 from llorch.core import effects as to_do
 from llorch.core import events as happened
@@ -36,6 +38,7 @@ class Player:
         self.settings = BrainSettings()
         self.now = 0.0
         self.limits: dict[TenantId, TenantLimits] = {}
+        self.demand = demand_commands.Demand()
         self.brain = self._new_brain()
         self.jobs: dict[str, JobRecord] = {}
         self.workers: dict[str, WorkerRecord] = {}
@@ -44,6 +47,7 @@ class Player:
         self.frames: dict[JobId, int] = {}
         self.asked: dict[int, to_do.Ask] = {}
         self.sequence = 0
+        self.names = demand_commands.Names()
 
     def play(self, text: str) -> str:
         """The same transcript with the answers as they are now."""
@@ -54,9 +58,13 @@ class Player:
             if all(line.startswith("#") for line in commands):
                 blocks.append("\n".join(commands))
                 continue
-            answers = [line for command in commands if not command.startswith("#") for line in self.command(command)]
+            answers = [line for command in commands if not command.startswith("#") for line in self.answers(command)]
             blocks.append("\n".join([*commands, SEPARATOR, *answers]))
         return "\n\n".join(blocks) + "\n"
+
+    def answers(self, line: str) -> list[str]:
+        """What a command comes to, with short names."""
+        return [self.names.shown(told) for told in self.command(self.names.meant(line))]
 
     def command(self, line: str) -> list[str]:
         """Carry out one command."""
@@ -70,6 +78,8 @@ class Player:
             return []
         if words[0] == "wait":
             return self._wait(self.now + float(words[1]))
+        if words[0] == "lease":
+            return self._hold_leases(words[1].split(","), float(words[2]))
         if words[0] == "show":
             return self._show(words[1])
         if words[0] == "restart":
@@ -81,6 +91,8 @@ class Player:
         brain = Brain(self.settings)
         brain.decide(happened.CatalogRead(frozenset({ModelId("demo")})), self.now)
         brain.decide(happened.TenantsRead(dict(self.limits)), self.now)
+        if self.demand.settings is not None:
+            brain.decide(self.demand.read(), self.now)
         return brain
 
     def _decide(self, event: Event) -> list[str]:
@@ -112,6 +124,17 @@ class Player:
             self.now = max(self.now, at)
             lines += self._decide(happened.TimePassed())
         self.now = until
+        return lines
+
+    def _hold_leases(self, workers: list[str], seconds: float) -> list[str]:
+        """`lease w1,w2 60`: a minute passes, and these workers give signs of life in it."""
+        lines = []
+        until = self.now + seconds
+        while self.now < until:
+            lines += self._wait(min(until, self.now + 2.0))
+            for name in workers:
+                if self.brain.worker(WorkerId(name)) is not None:
+                    lines += self._decide(happened.HeartbeatReceived(WorkerId(name), Load()))
         return lines
 
     def _show(self, job_id: str) -> list[str]:
@@ -251,6 +274,10 @@ COMMANDS: dict[str, Callable[[Player, Words, Options], Event]] = {
     "close-session": lambda player, words, options: happened.SessionClosed(
         TenantId(options.get("tenant", DEFAULT_TENANT)), SessionId(words[0])
     ),
+    "demand": lambda player, words, options: player.demand.set(words, options),
+    "model": lambda player, words, options: player.demand.model(words, options),
+    "facts": lambda player, words, options: demand_commands.facts(words, options),
+    "spawn": lambda player, words, options: demand_commands.heard(words, options),
     "pool": lambda player, words, options: happened.PoolRegistered(PoolId(words[0]), "draining" in words),
 }
 
@@ -283,14 +310,15 @@ def told(effect: Effect) -> str:
         case to_do.Ask():
             return _asked(effect)
         case _:
-            return repr(effect)
+            return demand_commands.told(effect) or repr(effect)
 
 
 def _asked(ask: to_do.Ask) -> str:
     arguments: dict[str, Any] = ask.arguments
     workers = [worker["worker_id"] for worker in arguments.get("workers", ())]
     of = f" of {', '.join(workers)}" if workers else ""
-    return f"ask {ask.ask_id} {ask.hook.value} {arguments['task']['job_id']}{of}"
+    about = f" {arguments['task']['job_id']}" if "task" in arguments else ""
+    return f"ask {ask.ask_id} {ask.hook.value}{about}{of}"
 
 
 def _kept(record: Any) -> str:

@@ -1,0 +1,265 @@
+"""Carries out what the brain decides about pools: start and stop workers, read facts, wake. Decides nothing.
+
+One command at a time on each pool, in the order given, and the pool's facts after each; every outcome is an event. Our
+own host is pool `local` and driven without SSH.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+
+from llorch.base import callback, errors, log
+from llorch.base.addresses import is_loopback
+from llorch.base.errors import InvalidRequest, LlorchError, PoolUnavailable
+from llorch.base.ids import PoolId
+from llorch.core.effects import Effect, ReadPool, SpawnWorker, StopCause, StopWorker, WakePool
+from llorch.core.events import Event, SpawnFailed, SpawnProgressed, SpawnReady, SpawnStarted, StopFailed, WorkerStopped
+from llorch.core.pool_facts import PoolFacts
+from llorch.host import wake
+from llorch.host.pool_session import Done, PoolSession, open_session
+from llorch.orchestratord import pool_report
+from llorch.orchestratord.demand_file import Profile
+from llorch.orchestratord.metrics import LoadFigures
+from llorch.wire import strict_json
+
+logger = log.get(__name__)
+
+FACTS_EVERY_S = 60.0
+FACTS_LIMIT_S = 30.0
+GRACE_S = 30.0
+LIMIT_MARGIN_S = 15.0  # the command keeps its own limit; ours is for one that does not
+_PERCENT = re.compile(rb": (\d{1,3}) %\s*$")
+_CODES = {
+    errors.InsufficientMemory.exit_code: errors.InsufficientMemory.code,
+    errors.SshFailed.exit_code: errors.SshFailed.code,
+}
+
+Command = SpawnWorker | StopWorker | ReadPool
+
+
+class Actuator:
+    """The hands of the brain on every pool."""
+
+    def __init__(
+        self,
+        group: asyncio.TaskGroup,
+        post: Callable[[Event], None],
+        figures: LoadFigures,
+        worker_token: str,
+        orchestrator: Callable[[], str],
+        *,
+        only_loopback: bool,
+    ) -> None:
+        """`orchestrator` is our URL on this host; `only_loopback`: nobody else can reach it."""
+        self._group = group
+        self._post = post
+        self._figures = figures
+        self._token = worker_token
+        self._orchestrator = orchestrator
+        self._only_loopback = only_loopback
+        self._profiles: Mapping[PoolId, Profile] = {}
+        self._hands: dict[PoolId, _Hand] = {}
+        self._watched = False
+
+    def set_pools(self, profiles: Mapping[PoolId, Profile], *, watched: bool) -> None:
+        """The pools that are there from now on; `watched` ones are read at once and then every minute."""
+        self._profiles, self._watched = profiles, watched
+        if watched:
+            for pool in profiles:
+                self._hand(pool).give(ReadPool(pool))
+
+    def knows(self, pool: PoolId) -> bool:
+        """May commands be given to this pool?"""
+        return pool in self._profiles
+
+    def carry_out(self, effect: Effect) -> None:
+        """Begin with an effect of ours; comes back at once."""
+        if isinstance(effect, WakePool):
+            self._wake(effect)
+        elif isinstance(effect, SpawnWorker | StopWorker | ReadPool):
+            self._hand(effect.pool).give(effect)
+
+    async def close(self) -> None:
+        """End every command under way, and wait until they have undone what they began."""
+        tasks = [hand.task for hand in self._hands.values()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def _hand(self, pool: PoolId) -> _Hand:
+        hand = self._hands.get(pool)
+        if hand is None:
+            hand = self._hands[pool] = _Hand(pool, self)
+            hand.task = self._group.create_task(hand.work(), name=f"pool {pool}")
+        return hand
+
+    def _wake(self, effect: WakePool) -> None:
+        profile = self._profiles.get(effect.pool)
+        if profile is None or profile.mac is None:
+            return
+        self._figures.wakes.add()
+        log.event(logger, "waking a pool", pool=effect.pool)
+        try:
+            wake.send(profile.mac)
+        except LlorchError as error:
+            log.event(logger, f"the pool cannot be woken: {error.message}", level=40, pool=effect.pool)
+
+    # One command on one pool, called by its hand
+
+    async def run(self, command: Command) -> None:
+        """One command and the facts after it. Never raises what the world did."""
+        profile = self._profiles.get(command.pool)
+        if profile is None:
+            self._fail(command, PoolUnavailable(f"pool {command.pool} is not in the configuration"))
+            return
+        try:
+            async with open_session(profile.target) as session:
+                await self._do(command, session)
+                self._post(await self._facts(command.pool, profile, session))
+        except LlorchError as error:
+            self._fail(command, error)
+            self._post(pool_report.unreachable(command.pool, error.message, wakeable=profile.mac is not None))
+
+    async def _do(self, command: Command, session: PoolSession) -> None:
+        if isinstance(command, SpawnWorker):
+            await self._spawn(command, session)
+        elif isinstance(command, StopWorker):
+            await self._stop(command, session)
+
+    def _fail(self, command: Command, error: LlorchError) -> None:
+        """The pool was not reached, or the connection broke."""
+        if isinstance(command, SpawnWorker):
+            self._failed(command, error.code, error.message)
+        elif isinstance(command, StopWorker):
+            self._post(StopFailed(command.worker_id, error.message))
+
+    def _failed(self, command: SpawnWorker, code: str, reason: str) -> None:
+        self._figures.spawns.add(value="failed")
+        log.event(logger, f"a worker could not be started: {reason}", level=30, worker=_about(command))
+        self._post(SpawnFailed(command.worker_id, code, reason))
+
+    async def _spawn(self, command: SpawnWorker, session: PoolSession) -> None:
+        log.event(
+            logger, "starting a worker", cause=command.cause.value, attempt=command.attempt, worker=_about(command)
+        )
+        self._figures.swaps.add(float(command.swaps))
+        began = time.monotonic()
+        ends = await session.ends()
+        if self._only_loopback and not is_loopback(ends.server):
+            raise PoolUnavailable("orchestratord listens on loopback only: workers there cannot reach it (see --bind)")
+        url = callback.url_for(self._orchestrator(), ends.local, ends.server)
+        if url is None:
+            raise PoolUnavailable("the pool does not see this machine's address: it is behind a jump host or proxy")
+        words = ["worker", "spawn", command.backend, "--model", command.model, "--worker-id", command.worker_id]
+        words += [] if command.gpu is None else ["--gpu", str(command.gpu)]
+        words += ["--timeout", f"{command.limit_s:g}", "--json", callback.STDIN_FLAG]
+        line = callback.stdin_line(self._token, url, ends.server)
+        self._post(SpawnStarted(command.worker_id))
+        heard = _Progress(lambda share: self._post(SpawnProgressed(command.worker_id, share)))
+        done = await self._limited(session, words, command.limit_s + LIMIT_MARGIN_S, line, heard.feed)
+        if done.exit_code == 0:
+            self._figures.spawns.add(value="ready")
+            self._figures.load_s.observe(time.monotonic() - began)
+            self._post(SpawnReady(command.worker_id))
+        else:
+            self._failed(command, _CODES.get(done.exit_code, errors.HostError.code), done.complaint)
+
+    async def _stop(self, command: StopWorker, session: PoolSession) -> None:
+        log.event(logger, "stopping a worker", cause=command.cause.value, worker=_about(command))
+        grace_s = min(GRACE_S, command.limit_s)
+        words = ["worker", "stop", command.worker_id, "--grace", f"{grace_s:g}", "--json"]
+        done = await self._limited(session, words, command.limit_s + LIMIT_MARGIN_S)
+        if done.exit_code in (0, errors.WorkerNotFound.exit_code):
+            if command.cause is StopCause.ROOM:
+                self._figures.evictions.add()
+            self._figures.stops.add(value=command.cause.value)
+            self._post(WorkerStopped(command.worker_id))
+        else:
+            self._post(StopFailed(command.worker_id, done.complaint))
+
+    async def _limited(
+        self,
+        session: PoolSession,
+        words: list[str],
+        limit_s: float,
+        stdin: bytes = b"",
+        heard: Callable[[bytes], None] | None = None,
+    ) -> Done:
+        """Raises TryLater when it takes longer."""
+        try:
+            async with asyncio.timeout(limit_s):
+                return await session.run(words, stdin=stdin, heard=heard)
+        except TimeoutError:
+            raise errors.TryLater(f"'llorch-pool {' '.join(words[:2])}' took longer than {limit_s:g} s") from None
+
+    async def _facts(self, pool: PoolId, profile: Profile, session: PoolSession) -> PoolFacts:
+        """What the pool says of itself. Raises HostError when it says nothing that can be read."""
+        done = await self._limited(session, ["status", "--json"], FACTS_LIMIT_S)
+        if done.exit_code != 0:
+            raise errors.HostError(done.complaint)
+        try:
+            body = strict_json.parse_object(done.out)
+        except InvalidRequest:
+            raise errors.HostError("llorch-pool there does not answer 'status --json' as this version does") from None
+        return pool_report.facts_of(pool, body, profile.labels, wakeable=profile.mac is not None)
+
+    @property
+    def watched(self) -> bool:
+        """Are pools read from time to time?"""
+        return self._watched
+
+
+def _about(command: SpawnWorker | StopWorker) -> str:
+    return f"{command.worker_id} of {command.model} on pool {command.pool}"
+
+
+class _Hand:
+    """The commands of one pool, one after another; its facts every minute while there is nothing else to do."""
+
+    task: asyncio.Task[None]
+
+    def __init__(self, pool: PoolId, actuator: Actuator) -> None:
+        self._pool = pool
+        self._actuator = actuator
+        self._commands: deque[Command] = deque()
+        self._given = asyncio.Event()
+
+    def give(self, command: Command) -> None:
+        """Do this after what was given before; facts are read after each command anyway."""
+        if not isinstance(command, ReadPool) or not self._commands:
+            self._commands.append(command)
+            self._given.set()
+
+    async def work(self) -> None:
+        """Take commands for ever."""
+        while True:
+            try:
+                async with asyncio.timeout(FACTS_EVERY_S):
+                    await self._given.wait()
+            except TimeoutError:
+                if self._actuator.watched and self._actuator.knows(self._pool):
+                    self._commands.append(ReadPool(self._pool))
+            self._given.clear()
+            while self._commands:
+                await self._actuator.run(self._commands.popleft())
+
+
+class _Progress:
+    """Finds `… 40 %` at the ends of lines as they come in pieces."""
+
+    def __init__(self, told: Callable[[float], None]) -> None:
+        self._told = told
+        self._rest = b""
+
+    def feed(self, data: bytes) -> None:
+        """Bytes of stderr."""
+        *lines, self._rest = (self._rest + data).replace(b"\r", b"\n").split(b"\n")
+        self._rest = self._rest[-1000:]
+        for line in lines:
+            if found := _PERCENT.search(line):
+                self._told(min(1.0, int(found[1]) / 100))

@@ -1,0 +1,98 @@
+"""`[models.ID]` and `[pools.NAME]`: what they mean, and what is refused with one clear line."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from llorch.base import config
+from llorch.base.errors import ConfigError
+from llorch.core.demand_settings import DemandSettings, ModelLimits
+from llorch.core.pool_facts import RAM, Bank, ModelThere, Place, WorkerThere
+from llorch.orchestratord.demand_file import Demand, DemandFile, parse
+from llorch.orchestratord.pool_report import facts_of
+
+POOLS = '[pools.Den]\nhost = "10.0.0.7"\nmac = "aa:bb:cc:dd:ee:ff"\nlabels = ["fast"]\n'
+
+
+def read(tmp_path: Path, text: str) -> Demand:
+    path = tmp_path / "llorch.toml"
+    path.write_text(text)
+    return parse(config.load_file(path), path, DemandSettings(), ModelLimits(ttl_s=7.0))
+
+
+def test_models_and_pools_are_read(tmp_path: Path) -> None:
+    """Keys that are left out have the settings' values; pool `local` is always there."""
+    found = read(tmp_path, POOLS + '[models.demo]\nreplicas_min = 2\npinned = true\npools = ["den"]\n')
+    assert found.read.models == {"demo": ModelLimits(2, 2, 7.0, True, ("den",))}  # type: ignore[arg-type, comparison-overlap]
+    assert list(found.pools) == ["local", "den"] and found.pools["den"].labels == ("fast",)  # type: ignore[index]
+    assert found.pools["local"].target is None and found.read.pools == ("local", "den")  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[models.demo]\nreplicas = 1\n", "unknown key 'replicas'"),
+        ('[models.demo]\nreplicas_min = "1"\n', "replicas_min: expected integer"),
+        ("[models.demo]\nreplicas_min = -1\n", "between 0 and"),
+        ("[models.demo]\nreplicas_min = 3\nreplicas_max = 2\n", "replicas_min is 3, replicas_max 2"),
+        ("[models.demo]\nttl_s = -1\n", "ttl_s: must be between"),
+        ("[models.demo]\npinned = 1\n", "pinned: expected true or false"),
+        ('[models.demo]\npools = "den"\n', "must be a list"),
+        (POOLS + '[models.demo]\npools = ["dem"]\n', "no pool 'dem' (did you mean 'den'?)"),
+        ("[models.UPPER]\n", "must match"),
+        ('[pools.den]\nmac = "nonsense"\n', "must be six pairs of hex digits"),
+        ("[pools.den]\nmac = 5\n", "must be six pairs of hex digits"),
+        ("[pools.den]\nlabels = [1]\n", "must be a list"),
+    ],
+)
+def test_what_is_wrong_is_said(tmp_path: Path, text: str, said: str) -> None:
+    """Section and key are named, with what would be right."""
+    with pytest.raises(ConfigError) as failed:
+        read(tmp_path, text)
+    assert said in failed.value.message and "\n" not in failed.value.message
+
+
+def test_a_change_is_news_once_and_a_bad_file_changes_nothing(tmp_path: Path) -> None:
+    """Read again when it has changed and says something else; what cannot be used leaves what held."""
+    path = tmp_path / "llorch.toml"
+    path.write_text(POOLS)
+    watched = DemandFile(path, DemandSettings(), ModelLimits())
+    assert watched.news() is None
+    path.write_text(POOLS + "[models.demo]\npinned = true\n")
+    found = watched.news()
+    assert found is not None and found.read.models["demo"].pinned  # type: ignore[index]
+    path.write_text("[models.demo]\nnonsense = true\n")
+    os.utime(path, (1, 1))
+    assert watched.news() is None and watched.current is found
+
+
+def test_a_report_is_read_with_suspicion() -> None:
+    """Facts as `llorch-pool status --json` prints them; what is malformed is left out, never believed."""
+    body = {
+        "memory": {"total_bytes": 100, "available_bytes": 60},
+        "gpus": [{"index": 1, "memory_total_bytes": 40, "memory_free_bytes": 30}, {"index": "x"}, 5],
+        "backends": [
+            {"name": "cpu", "available": True},
+            {"name": "cuda", "available": True},
+            {"name": "metal", "available": False},
+        ],
+        "models": [
+            {"id": "demo", "size_bytes": 9, "measured_bytes": 12},
+            {"id": "NO GOOD"},
+            {"id": "b", "size_bytes": -1},
+        ],
+        "workers": [
+            {"worker_id": "w1", "model": "demo", "backend": "cuda", "gpu": 1, "status": "Running"},
+            {"worker_id": "w2", "model": "demo", "backend": "cpu", "gpu": None, "status": "Dead"},
+            {"worker_id": "no good"},
+        ],
+    }
+    facts = facts_of("den", body, (), wakeable=False)  # type: ignore[arg-type]
+    assert facts.banks == (Bank(RAM, 100, 60), Bank("gpu1", 40, 30))
+    assert facts.places == (Place("cuda", 1, "gpu1"), Place("cpu", None, RAM))
+    assert facts.models == (ModelThere("demo", 9, 12), ModelThere("b", 0, 0))  # type: ignore[arg-type]
+    assert facts.workers == (WorkerThere("w1", "demo", "cuda", 1),)  # type: ignore[arg-type]
+    assert facts_of("den", {"memory": 5, "gpus": {}, "models": None}, (), wakeable=False).places == ()  # type: ignore[arg-type]
