@@ -17,7 +17,7 @@ from pathlib import Path
 from llorch.base import ids
 from llorch.base.addresses import local_url
 from llorch.base.clock import iso
-from llorch.base.errors import HostError, InsufficientMemory, NotFound, UsageError
+from llorch.base.errors import HostError, InsufficientMemory, LlorchError, NotFound, UsageError
 from llorch.base.home import Home, find_home
 from llorch.host import devices, disk, interrupts, ports, process, runtime
 from llorch.pool import catalog_file, handover, progress, records
@@ -71,7 +71,16 @@ def spawn_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def spawn(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    """JSON: {worker: record, state: ready|loading}."""
+    """JSON: {worker: record, state: ready|loading}; on behalf of another program also {error: {code, message}}."""
+    try:
+        return _spawn(arguments, terminal)
+    except LlorchError as error:
+        if arguments.remote_stdin and arguments.json:
+            print_json({"error": {"code": error.code, "message": error.message}})
+        raise
+
+
+def _spawn(arguments: argparse.Namespace, terminal: Terminal) -> int:
     given = handover.read() if arguments.remote_stdin else Handover()
     backend = _backend(arguments)
     home = find_home(os.environ)
