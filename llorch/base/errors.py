@@ -254,7 +254,6 @@ class InsufficientMemory(LlorchError):
 
     code = "INSUFFICIENT_MEMORY"
     status = 507
-    exit_code = 12
 
 
 class WorkerError(LlorchError):

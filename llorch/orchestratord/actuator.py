@@ -31,13 +31,9 @@ logger = log.get(__name__)
 FACTS_EVERY_S = 60.0
 FACTS_LIMIT_S = 30.0
 GRACE_S = 30.0
+REASON_MAX = 500
 LIMIT_MARGIN_S = 15.0  # the command keeps its own limit; ours is for one that does not
 _PERCENT = re.compile(rb": (\d{1,3}) %\s*$")
-_CODES = {
-    errors.InsufficientMemory.exit_code: errors.InsufficientMemory.code,
-    errors.SshFailed.exit_code: errors.SshFailed.code,
-}
-
 Command = SpawnWorker | StopWorker | ReadPool
 
 
@@ -167,7 +163,7 @@ class Actuator:
             self._figures.load_s.observe(time.monotonic() - began)
             self._post(SpawnReady(command.worker_id))
         else:
-            self._failed(command, _CODES.get(done.exit_code, errors.HostError.code), done.complaint)
+            self._failed(command, *_why(done))
 
     async def _stop(self, command: StopWorker, session: PoolSession) -> None:
         log.event(logger, "stopping a worker", cause=command.cause.value, worker=_about(command))
@@ -212,6 +208,19 @@ class Actuator:
     def watched(self) -> bool:
         """Are pools read from time to time?"""
         return self._watched
+
+
+def _why(done: Done) -> tuple[str, str]:
+    """Code and reason of a spawn that failed: its own words, or the last line of its complaint."""
+    try:
+        told = strict_json.parse_object(done.out).get("error")
+    except InvalidRequest:
+        told = None
+    if not isinstance(told, dict):
+        return errors.HostError.code, done.complaint
+    code, reason = told.get("code"), told.get("message")
+    known = code if isinstance(code, str) else errors.HostError.code
+    return known, reason[:REASON_MAX] if isinstance(reason, str) else done.complaint
 
 
 def _about(command: SpawnWorker | StopWorker) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from llorch.base import ids
 from llorch.base.addresses import local_url
 from llorch.base.clock import iso
-from llorch.base.errors import HostError, NotFound, UsageError
+from llorch.base.errors import HostError, LlorchError, NotFound, UsageError
 from llorch.base.home import Home, find_home
 from llorch.host import devices, disk, interrupts, ports, process, runtime
 from llorch.pool import catalog_file, fit, handover, health, measured, records
@@ -72,7 +72,16 @@ def spawn_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def spawn(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    """JSON: {worker: record, state: ready|loading}."""
+    """JSON: {worker: record, state: ready|loading}; on behalf of another program also {error: {code, message}}."""
+    try:
+        return _spawn(arguments, terminal)
+    except LlorchError as error:
+        if arguments.remote_stdin and arguments.json:
+            print_json({"error": {"code": error.code, "message": error.message}})
+        raise
+
+
+def _spawn(arguments: argparse.Namespace, terminal: Terminal) -> int:
     given = handover.read() if arguments.remote_stdin else Handover()
     record = start(arguments, given, terminal)
     return _report(record, "loading" if arguments.no_wait else "ready", arguments)
