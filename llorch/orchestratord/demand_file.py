@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llorch.base import config, log
+from llorch.base import config
 from llorch.base.config import Kind, Setting
 from llorch.base.errors import ConfigError, UsageError
 from llorch.base.ids import MODEL_ID, ModelId, PoolId
 from llorch.core.demand_settings import DemandRead, DemandSettings, ModelLimits
 from llorch.host import wake
 from llorch.host.targets import SshTarget, find_target
-
-logger = log.get(__name__)
+from llorch.orchestratord.section_file import SectionFile
 
 LOCAL = PoolId("local")
 REPLICAS_MAX = 1000
@@ -65,13 +64,8 @@ def _profile(name: str, table: Mapping[str, Any], file: Mapping[str, Any], path:
         target = find_target(name, file)
     except UsageError as error:
         raise ConfigError(f"{where}: {error.message}") from None
-    mac = table.get("mac")
-    if mac is not None and not isinstance(mac, str):
-        raise ConfigError(f"{where} mac: expected text")
-    try:
-        packed = None if mac is None else wake.parse_mac(mac)
-    except ConfigError as error:
-        raise ConfigError(f"{where} mac: {error.message}") from None
+    mac = table.get("mac")  # find_target has checked its form
+    packed = None if mac is None else wake.parse_mac(mac)
     return Profile(target, packed, _names(table.get("labels", []), f"{where} labels"))
 
 
@@ -113,40 +107,14 @@ def _names(raw: object, where: str) -> tuple[str, ...]:
     return tuple(raw)
 
 
-class DemandFile:
-    """What the file says of models and pools; `current` is what holds."""
+class DemandFile(SectionFile[Demand]):
+    """What the file says of models and pools."""
 
     def __init__(self, path: Path, settings: DemandSettings | None, default: ModelLimits) -> None:
-        """A file that is not there says nothing. Raises ConfigError."""
-        self._path, self._settings, self._default = path, settings, default
-        self._seen = self._mark()
-        self.current = parse(config.load_file(path), path, settings, default)
-
-    def news(self) -> Demand | None:
-        """What holds now, when the file has changed and says something else. Asks the file system only."""
-        mark = self._mark()
-        if mark == self._seen or mark is None:
-            return None  # a file that is gone may be about to be replaced: what it said holds
-        self._seen = mark
-        return self.read_again()
-
-    def read_again(self) -> Demand | None:
-        """What holds now, when the file says something else; one that cannot be used is logged and changes nothing."""
-        try:
-            file = config.load_file(self._path, must_exist=self._seen is not None)
-            found = parse(file, self._path, self._settings, self._default)
-        except ConfigError as error:
-            log.event(logger, f"models and pools stay as they were: {error.message}", level=40)
-            return None
-        if found == self.current:
-            return None
-        self.current = found
-        log.event(logger, "models and pools were read again", models=len(found.read.models), pools=len(found.pools))
-        return found
-
-    def _mark(self) -> object:
-        try:
-            found = self._path.stat()
-        except OSError:
-            return None
-        return found.st_mtime_ns, found.st_size, found.st_ino
+        """Raises ConfigError."""
+        super().__init__(
+            path,
+            lambda file: parse(file, path, settings, default),
+            name="models and pools",
+            counts=lambda found: {"models": len(found.read.models), "pools": len(found.pools)},
+        )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from llorch.base import log
 from llorch.base.errors import LlorchError
+from llorch.base.file_mark import file_mark
 from llorch.base.home import find_home
 from llorch.core.events import CatalogRead
 from llorch.wire.catalog import Catalog, parse_catalog
@@ -28,20 +29,13 @@ class CatalogWatch:
 
     def news(self) -> CatalogRead | None:
         """What the catalog says, the first time and after every change; None: nothing new."""
-        mark = self._mark()
+        mark = None if self._path is None else file_mark(self._path)
         if mark == self._seen:
             return None
         self._seen = mark
         entries = self._read().entries()
         aliases = tuple((alias, entry.id) for entry in entries for alias in entry.aliases)
         return CatalogRead(frozenset(entry.id for entry in entries), aliases)
-
-    def _mark(self) -> object:
-        try:
-            found = None if self._path is None else self._path.stat()
-        except OSError:
-            found = None
-        return None if found is None else (found.st_mtime_ns, found.st_size, found.st_ino)
 
     def _read(self) -> Catalog:
         """The catalog; the built-in models alone when there is none, or none that can be read."""

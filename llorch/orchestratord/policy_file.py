@@ -13,6 +13,7 @@ from pathlib import Path
 
 from llorch.base import log
 from llorch.base.errors import ConfigError, Forbidden, InvalidRequest, LlorchError, StorageUnavailable
+from llorch.base.file_mark import file_mark
 from llorch.scripting.check import Problem, Report, check
 from llorch.scripting.link import SCRIPT_MAX_BYTES, Command
 from llorch.scripting.policy import Condition, ScriptedPolicy
@@ -150,11 +151,10 @@ class PolicyFile:
         return fresh
 
     def _mark(self) -> object:
-        try:
-            found = self.place.path.stat()
-        except OSError:
-            return None if self.scripted.loaded is None and self.last_error is None else "gone"
-        return found.st_mtime_ns, found.st_size, found.st_ino
+        mark = file_mark(self.place.path)
+        if mark is None and (self.scripted.loaded is not None or self.last_error is not None):
+            return "gone"
+        return mark
 
 
 def read_script(path: Path) -> str:

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llorch.base import config, log
+from llorch.base import config
 from llorch.base.config import Kind, Setting
 from llorch.base.errors import ConfigError
 from llorch.base.ids import DEFAULT_TENANT, MODEL_ID, TENANT_NAME, ModelId, TenantId
 from llorch.core.events import TenantsRead
 from llorch.core.tenant import TenantLimits
-
-logger = log.get(__name__)
+from llorch.orchestratord.section_file import SectionFile
 
 SECTION = "tenants"
 NUMBER_MAX = 1e15
@@ -66,39 +65,14 @@ def _models(raw: object, where: str) -> tuple[ModelId, ...]:
     return tuple(map(ModelId, raw))
 
 
-class TenantsFile:
-    """The tenants that a file names; `current` is what holds."""
+class TenantsFile(SectionFile[TenantsRead]):
+    """The tenants that a file names."""
 
     def __init__(self, path: Path) -> None:
-        """A file that is not there names nobody. Raises ConfigError."""
-        self._path = path
-        self._seen = self._mark()
-        self.current = parse(config.load_file(path), path)
-
-    def news(self) -> TenantsRead | None:
-        """What holds now, when the file has changed and says something else. Asks the file system only."""
-        mark = self._mark()
-        if mark == self._seen or mark is None:
-            return None  # a file that is gone may be about to be replaced: what it said holds
-        self._seen = mark
-        return self.read_again()
-
-    def read_again(self) -> TenantsRead | None:
-        """What holds now, when the file says something else; one that cannot be used is logged and changes nothing."""
-        try:
-            found = parse(config.load_file(self._path, must_exist=self._seen is not None), self._path)
-        except ConfigError as error:
-            log.event(logger, f"the tenants' limits stay as they were: {error.message}", level=40)
-            return None
-        if found == self.current:
-            return None
-        self.current = found
-        log.event(logger, "the tenants' limits were read again", tenants=len(found.limits))
-        return found
-
-    def _mark(self) -> object:
-        try:
-            found = self._path.stat()
-        except OSError:
-            return None
-        return found.st_mtime_ns, found.st_size, found.st_ino
+        """Raises ConfigError."""
+        super().__init__(
+            path,
+            lambda file: parse(file, path),
+            name="the tenants' limits",
+            counts=lambda found: {"tenants": len(found.limits)},
+        )
