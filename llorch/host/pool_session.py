@@ -1,4 +1,4 @@
-"""llorch-pool on a pool, for commands that take long: on this host as a child process, elsewhere over SSH.
+"""llorch-pool on a pool, run by a daemon: on this host as a child process, elsewhere over SSH.
 
 What is written to the command's stdin may be a secret; its stderr is passed on as it comes. When cancelled, the command
 is interrupted first, so that it can undo what it began, and only then killed.
@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from llorch.base.errors import HostError
+from llorch.base.errors import HostError, TryLater
 from llorch.host import quote, runtime, ssh
 from llorch.host.process import clean_environment, prepared_stdin, source_path
 from llorch.host.targets import SshTarget
@@ -24,9 +24,11 @@ OUTPUT_SIZE_MAX = 4 << 20
 COMPLAINT_SIZE_MAX = 16 << 10
 # What a spawn needs to end its worker first.
 STOP_STEPS = ((signal.SIGINT, 8.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 5.0))
+KILL_AT_ONCE = ((signal.SIGKILL, 5.0),)
 _PLAIN = {"LLORCH_UTF8": "0", "NO_COLOR": "1"}
 
 Sink = Callable[[bytes], None]
+StopSteps = tuple[tuple[signal.Signals, float], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,9 @@ class _Kept:
 class _Here:
     """This host: no SSH."""
 
+    def __init__(self, stop_steps: StopSteps) -> None:
+        self._stop_steps = stop_steps
+
     async def ends(self) -> Ends:
         return Ends("127.0.0.1", "127.0.0.1")
 
@@ -109,7 +114,7 @@ class _Here:
             code = await process.wait()
         finally:
             if process.returncode is None:
-                await _stop(process)
+                await _stop(process, self._stop_steps)
         return Done(code if code >= 0 else 128 - code, bytes(kept.out), bytes(kept.err))
 
 
@@ -118,8 +123,8 @@ async def _pump(stream: asyncio.StreamReader, sink: Sink) -> None:
         sink(data)
 
 
-async def _stop(process: asyncio.subprocess.Process) -> None:
-    for number, wait_s in STOP_STEPS:
+async def _stop(process: asyncio.subprocess.Process, steps: StopSteps) -> None:
+    for number, wait_s in steps:
         with suppress(ProcessLookupError):
             process.send_signal(number)
         try:
@@ -148,11 +153,28 @@ class _There:
 
 
 @asynccontextmanager
-async def open_session(target: SshTarget | None) -> AsyncIterator[PoolSession]:
-    """A way to `target`; None is this host. Raises SshFailed when it is not reached."""
+async def open_session(target: SshTarget | None, *, stop_steps: StopSteps = STOP_STEPS) -> AsyncIterator[PoolSession]:
+    """A way to `target`; None is this host, where cancelled commands get these signals. Raises SshFailed."""
     if target is None:
-        yield _Here()
+        yield _Here(stop_steps)
         return
     await asyncio.to_thread(runtime.ensure, "net")
     async with ssh.connect(target) as remote:
         yield _There(target, remote)
+
+
+async def output(target: SshTarget | None, words: Sequence[str], *, timeout_s: float) -> bytes:
+    """What `llorch-pool WORDS` prints on `target`, None for this host; a command that leaves nothing behind.
+
+    Raises HostError with the command's last words when it fails, TryLater when it takes longer than `timeout_s`,
+    SshFailed when the pool is not reached.
+    """
+    name = "this host" if target is None else target.name
+    try:
+        async with asyncio.timeout(timeout_s), open_session(target, stop_steps=KILL_AT_ONCE) as session:
+            done = await session.run(words)
+    except TimeoutError:
+        raise TryLater(f"{name}: 'llorch-pool {words[0]}' took longer than {timeout_s:g} s") from None
+    if done.exit_code != 0:
+        raise HostError(f"{name}: {done.complaint}")
+    return done.out

@@ -17,7 +17,7 @@ from llorch.base import config
 from llorch.base.addresses import is_loopback
 from llorch.base.errors import HostError, InvalidRequest, LlorchError, NotFound
 from llorch.base.ids import PoolId
-from llorch.host import pool_command
+from llorch.host import pool_session
 from llorch.host.targets import SshTarget, find_target
 from llorch.orchestratord.addresses import is_own
 from llorch.wire import strict_json
@@ -96,7 +96,7 @@ class PoolFacts:
         try:
             async with self._turn:
                 target = None if pool_id == LOCAL else await asyncio.to_thread(self._target, pool_id)
-                printed = await pool_command.output(target, ["status", "--json"], timeout_s=ASK_TIMEOUT_S)
+                printed = await pool_session.output(target, ["status", "--json"], timeout_s=ASK_TIMEOUT_S)
             self._known[pool_id] = Known(_parsed(pool_id, printed), time.monotonic(), None, asked_at)
         except LlorchError as error:
             self._known[pool_id] = Known(before.facts, before.read_at, error.message, asked_at)
