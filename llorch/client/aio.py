@@ -255,6 +255,14 @@ class AsyncClient:
         """The workers orchestratord knows."""
         return await self._object(calls.workers())
 
+    async def add_worker(self, url: str) -> dict[str, Any]:
+        """Have orchestratord use the worker at `url`, on loopback or on a registered host; its record."""
+        return await self._object(calls.add_worker(url))
+
+    async def register_pool(self, host: str) -> dict[str, Any]:
+        """Let workers on `host` be used."""
+        return await self._object(calls.register_pool(host))
+
     async def pools(self, max_age_s: int | None = None) -> dict[str, Any]:
         """The pools orchestratord knows; it asks those anew whose facts are older than `max_age_s`."""
         return await self._object(calls.pools(max_age_s))

@@ -115,6 +115,16 @@ def workers() -> Call:
     return Call("GET", "/v2/workers")
 
 
+def add_worker(url: str) -> Call:
+    """`POST /v2/workers`: a worker that does not announce itself."""
+    return _post("/v2/workers", {"url": url})
+
+
+def register_pool(host: str) -> Call:
+    """`POST /v2/pools`: a host whose workers may be used."""
+    return _post("/v2/pools", {"id": host})
+
+
 def models() -> Call:
     """`GET /v2/models`."""
     return Call("GET", "/v2/models")

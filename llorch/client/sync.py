@@ -192,6 +192,14 @@ class Client:
         """The workers orchestratord knows."""
         return self._object(calls.workers())
 
+    def add_worker(self, url: str) -> dict[str, Any]:
+        """Have orchestratord use the worker at `url`, on loopback or on a registered host; its record."""
+        return self._object(calls.add_worker(url))
+
+    def register_pool(self, host: str) -> dict[str, Any]:
+        """Let workers on `host` be used."""
+        return self._object(calls.register_pool(host))
+
     def pools(self, max_age_s: int | None = None) -> dict[str, Any]:
         """The pools orchestratord knows; it asks those anew whose facts are older than `max_age_s`."""
         return self._object(calls.pools(max_age_s))
