@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -183,3 +184,16 @@ def test_clock_and_version_against_the_callers(pool: Pool, home: Home) -> None:
     version = pool.ok("self", "version", "--json").json()
     same = f"{version['version']}+{version['build_id']}"
     assert doctor(pool, "--caller-clock", str(time.time()), "--caller-version", same) == (0, [])
+
+
+def test_temporary_files_of_killed_writers(pool: Pool, home: Home) -> None:
+    """What a killed writer left goes at once; one that is being written stays, however slow its disk."""
+    left, held = home.root / ".catalog.json.0a.tmp", home.root / ".measured.json.0b.tmp"
+    for path in (left, held):
+        path.write_text("{")
+        os.utime(path, (time.time() - 60,) * 2)
+    with open(held, "rb") as writer:
+        fcntl.flock(writer, fcntl.LOCK_EX)
+        code, (found,) = doctor(pool, "--fix")
+    assert (code, found["check"], found["fixed"], str(left) in found["detail"]) == (0, "left-overs", True, True)
+    assert held.exists() and not left.exists()

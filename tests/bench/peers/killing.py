@@ -134,10 +134,20 @@ class Killer:
         os.kill(self._chance.choice(live), signal.SIGKILL)
 
     def _kill_spawn(self) -> None:
-        """The command, at any moment from its start to a little after its usual end."""
+        """The command: at any moment, or just when its worker's process has begun and may have no record yet."""
         for pid in self._live()[WORKERS_MAX:]:
             os.kill(pid, signal.SIGKILL)  # memory is finite; they stay on record as dead ones
-        self._kill_command("worker", "spawn", "cpu", "--model", "demo")
+        words = ("worker", "spawn", "cpu", "--model", "demo")
+        if self._chance.random() < 0.5:
+            self._kill_command(*words)
+            return
+        before = set(processes(self._home))
+        process = self._pool.start(*words)
+        started = {process.pid}
+        self._until(lambda: set(processes(self._home)) - before - started or process.poll() is not None, "a worker")
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
     def _kill_download(self) -> None:
         """A fresh one or one that goes on; half of them while the server holds the weights back."""
