@@ -27,7 +27,8 @@ from llorch.wire.catalog import Catalog, id_from_repo, parse_catalog
 def run_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `llorch run`."""
     parser.add_argument("model", metavar="MODEL", help="a model of the catalog, or ORG/REPO of the hub")
-    parser.add_argument("prompt", metavar="PROMPT", nargs="*", help="ask this and leave (default: chat, or ask stdin)")
+    asked = "ask this and leave (default: chat, or ask stdin)"
+    parser.add_argument("prompt", metavar="PROMPT", nargs="*", default=[], help=asked)
     parser.add_argument("--host", action="append", metavar="HOST[,HOST …|all]", help="pools that may serve it")
     parser.add_argument("--system", metavar="TEXT", help="what the model is told before the conversation")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="longest answer (default 256)")

@@ -123,7 +123,7 @@ def test_a_piped_question_in_a_new_home_and_again(evening: Evening) -> None:
     assert warm_s(second) <= min(WARM_S_MAX, took_s + 0.1)
     assert len(second.err.splitlines()) == 1
     assert (evening.hub.file_bytes, evening.workers, evening.record["pid"]) == (fetched, workers, pid)
-    by_repository = evening.run(REPO, "Hello", "again", "--json", "--seed", "3", "--max-tokens", "8")
+    by_repository = evening.run(REPO, "--seed", "3", "Hello", "again", "--json", "--max-tokens", "8")
     body = json.loads(by_repository.out)
     assert body["warm"] and body["model"] == "qwen-0.5b" and body["seed"] == 3 and body["tokens_out"] <= 8
     assert body["worker_id"] == workers[0]["worker_id"] and body["first_token_s"] <= WARM_S_MAX
