@@ -79,6 +79,8 @@ class Conversation:
                     elif isinstance(event, ErrorEvent):
                         raise event.to_error()
                     elif isinstance(event, End):
+                        if first_token_s is None:  # the model's first word was that it has nothing to say
+                            first_token_s = runtime.seconds_since_start()
                         return Reply("".join(pieces), event, events.job_id, worker_id, ttft_s, first_token_s)
             raise LlorchError("the stream ended without saying how")
         finally:
