@@ -4,8 +4,8 @@
         network["b"].run(["/bin/sh", "-c", "hostname"])
         network.unplug("b")
 
-The first machine holds the bridge that the others' cables lead to. Everything outside of a machine's own folders is
-read-only for it, so that what it leaves behind can only lie in them. Needs root; `Unavailable` says what is missing.
+The first machine holds the bridge that the others' cables lead to. The root file system is read-only for a machine
+but for its own places, so that what is left behind can only lie in them. Needs root; `Unavailable` says what it lacks.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import ctypes
 import os
 import pwd
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,7 +38,7 @@ _INIT = r"""
 set -e
 mount --make-rprivate /
 mount -t proc proc /proc
-home=$1; shift
+home=$1; echo "$2" >/proc/sys/kernel/hostname; shift 2
 while [ $# -gt 0 ]; do mount --bind "$1" "$2"; shift 2; done
 mount --bind home "$home"
 mount -o remount,bind,ro /
@@ -101,8 +102,7 @@ class Machine:
 
     def files(self) -> set[str]:
         """Everything that lies in its own places, directories with a slash at the end."""
-        found = (path for path in self.folder.rglob("*"))
-        return {f"{path.relative_to(self.folder)}{'/' if path.is_dir() else ''}" for path in found}
+        return {f"{path.relative_to(self.folder)}{'/' if path.is_dir() else ''}" for path in self.folder.rglob("*")}
 
     def processes(self) -> dict[int, str]:
         """Its live processes, by the pids that we see, with their commands; the dead that were not collected, too."""
@@ -199,7 +199,7 @@ def _started(folder: Path, name: str, address: str) -> Machine:
     (folder / "home").chmod(0o700)
     pairs = [word for pair in OWN_PLACES.items() if Path(pair[1]).is_dir() for word in pair]
     spaces = ("--net", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child")
-    argv = ["unshare", *spaces, "/bin/sh", "-c", _INIT, "init", home_of_root(), *pairs]
+    argv = ["unshare", *spaces, "/bin/sh", "-c", _INIT, "init", home_of_root(), name, *pairs]
     pipe = subprocess.PIPE
     with open(folder.with_suffix(".init.log"), "wb") as log:
         holder = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=log, cwd=folder, start_new_session=True)
@@ -236,13 +236,7 @@ def until_answers(machine: Machine, address: str, port: int) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     with machine.entered():
         while time.monotonic() < deadline:
-            with contextlib.suppress(OSError), contextlib.closing(_connection(address, port)):
+            with contextlib.suppress(OSError), socket.create_connection((address, port), timeout=1.0):
                 return
             time.sleep(0.02)
     raise AssertionError(f"{machine.name} does not reach {address}:{port}")
-
-
-def _connection(address: str, port: int):  # type: ignore[no-untyped-def]
-    import socket
-
-    return socket.create_connection((address, port), timeout=1.0)
