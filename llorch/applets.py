@@ -80,7 +80,11 @@ ROLES = (
     _worker_with("cpu"),
     _worker_with("cuda"),
     _worker_with("metal"),
-    Applet("llorch.orchestratord.policy_cli:main", "policy scripts: check, show, replay, simulate", word="policy"),
+    Applet(
+        "llorch.orchestratord.policy_cli:main",
+        "policy scripts: check, deploy, remove, replay, simulate",
+        word="policy",
+    ),
     Applet("llorch.applets:run_self", "this program: version, install, links, runtimes, check", word="self"),
 )
 # Started by other processes of ours only; no help speaks of them.
@@ -88,7 +92,10 @@ HIDDEN = (Applet("llorch.scripting.child:main", "", word="policy-child"),)
 
 # First words of `llorch` that llorch.remote.main parses itself: (word, help).
 REMOTE_WORDS = (
+    ("run", "talk to a model; whatever is missing is brought and started"),
+    ("init", "write a first llorch.toml, by three questions"),
     ("infer", "one prompt straight to one worker"),
+    ("bench", "compare workers, by the same prompts in turns"),
     ("jobs", "submit, list, show, watch, cancel and explain jobs"),
     ("sessions", "list, open, show and close sessions"),
     ("usage", "what your tenant took by day, and what it has now"),
@@ -98,7 +105,7 @@ REMOTE_WORDS = (
     ("demo", "the whole system on this machine, in one minute"),
 )
 # Words it knows, but cannot do in this version: it says so instead of `unknown command`.
-REMOTE_WORDS_LATER = ("run", "bench", "init")
+REMOTE_WORDS_LATER: tuple[str, ...] = ()
 # Words after `llorch pool` that concern the operator's side even without --host.
 REMOTE_POOL_WORDS = ("register", "install", "uninstall", "upgrade", "rollback")
 # Pairs of them that do: they are about several pools.

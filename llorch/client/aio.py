@@ -255,6 +255,14 @@ class AsyncClient:
         """The workers orchestratord knows."""
         return await self._object(calls.workers())
 
+    async def add_worker(self, url: str) -> dict[str, Any]:
+        """Have orchestratord use the worker at `url`, on loopback or on a registered host; its record."""
+        return await self._object(calls.add_worker(url))
+
+    async def register_pool(self, host: str) -> dict[str, Any]:
+        """Let workers on `host` be used."""
+        return await self._object(calls.register_pool(host))
+
     async def pools(self, max_age_s: int | None = None) -> dict[str, Any]:
         """The pools orchestratord knows; it asks those anew whose facts are older than `max_age_s`."""
         return await self._object(calls.pools(max_age_s))
@@ -262,6 +270,14 @@ class AsyncClient:
     async def policy(self) -> dict[str, Any]:
         """The policy script in force and how it does."""
         return await self._object(calls.policy())
+
+    async def deploy_policy(self, source: str) -> dict[str, Any]:
+        """Put a policy script in force; answers as `policy` does."""
+        return await self._object(calls.deploy_policy(source))
+
+    async def remove_policy(self) -> dict[str, Any]:
+        """Go back to the built-in policy; answers as `policy` does."""
+        return await self._object(calls.remove_policy())
 
     async def models(self) -> dict[str, Any]:
         """What can be served."""

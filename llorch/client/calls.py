@@ -71,6 +71,16 @@ def policy() -> Call:
     return Call("GET", "/v2/policy")
 
 
+def deploy_policy(source: str) -> Call:
+    """`POST /v2/policy/deploy`."""
+    return _post("/v2/policy/deploy", {"source": source})
+
+
+def remove_policy() -> Call:
+    """`DELETE /v2/policy`."""
+    return Call("DELETE", "/v2/policy")
+
+
 def explain(job_id: str) -> Call:
     """`GET /v2/tasks/{id}/explain`."""
     return Call("GET", _task(job_id, "/explain"))
@@ -113,6 +123,16 @@ def health() -> Call:
 def workers() -> Call:
     """`GET /v2/workers`."""
     return Call("GET", "/v2/workers")
+
+
+def add_worker(url: str) -> Call:
+    """`POST /v2/workers`: a worker that does not announce itself."""
+    return _post("/v2/workers", {"url": url})
+
+
+def register_pool(host: str) -> Call:
+    """`POST /v2/pools`: a host whose workers may be used."""
+    return _post("/v2/pools", {"id": host})
 
 
 def models() -> Call:

@@ -192,6 +192,14 @@ class Client:
         """The workers orchestratord knows."""
         return self._object(calls.workers())
 
+    def add_worker(self, url: str) -> dict[str, Any]:
+        """Have orchestratord use the worker at `url`, on loopback or on a registered host; its record."""
+        return self._object(calls.add_worker(url))
+
+    def register_pool(self, host: str) -> dict[str, Any]:
+        """Let workers on `host` be used."""
+        return self._object(calls.register_pool(host))
+
     def pools(self, max_age_s: int | None = None) -> dict[str, Any]:
         """The pools orchestratord knows; it asks those anew whose facts are older than `max_age_s`."""
         return self._object(calls.pools(max_age_s))
@@ -199,6 +207,14 @@ class Client:
     def policy(self) -> dict[str, Any]:
         """The policy script in force and how it does."""
         return self._object(calls.policy())
+
+    def deploy_policy(self, source: str) -> dict[str, Any]:
+        """Put a policy script in force; answers as `policy` does."""
+        return self._object(calls.deploy_policy(source))
+
+    def remove_policy(self) -> dict[str, Any]:
+        """Go back to the built-in policy; answers as `policy` does."""
+        return self._object(calls.remove_policy())
 
     def models(self) -> dict[str, Any]:
         """What can be served."""

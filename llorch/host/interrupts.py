@@ -29,6 +29,21 @@ def as_keyboard_interrupt() -> Iterator[None]:
 
 
 @contextmanager
+def as_exit() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the program by SystemExit(128 + n), where Ctrl-C means less. Main thread only."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, leave) for number in _ENDINGS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def held_off() -> Iterator[None]:
     """All three wait until the block is left, then act: for a clean-up, or a step that must not be half done.
 

@@ -42,6 +42,7 @@ from llorch.orchestratord.pool_facts import PoolFacts
 from llorch.orchestratord.routes import application
 from llorch.orchestratord.service import Phase, Service
 from llorch.orchestratord.settings import LanAccess, Mode, Settings
+from llorch.orchestratord.simulator import Simulator
 from llorch.orchestratord.streams import JobStream, Streams
 from llorch.orchestratord.tenants import TenantsFile
 from llorch.scripting.policy import ScriptedPolicy
@@ -152,6 +153,7 @@ class Daemon:
             adopter=adopter,
             catalog=CatalogWatch(os.environ),
             policy=PolicyFile(policy_place(settings), POLICY_CHILD, scripted),
+            simulator=Simulator(settings.config_path),
             pools=PoolFacts(settings.config_path, group),
             actuator=self._actuator,
         )

@@ -13,7 +13,7 @@ from llorch.base.errors import ConfigError, UsageError
 from llorch.base.ids import MODEL_ID, ModelId, PoolId
 from llorch.core.demand_settings import DemandRead, DemandSettings, ModelLimits
 from llorch.host import wake
-from llorch.host.targets import SshTarget, find_target
+from llorch.host.targets import SshTarget, find_target, memory_limit_bytes
 from llorch.orchestratord.section_file import SectionFile
 
 LOCAL = PoolId("local")
@@ -29,11 +29,15 @@ _NUMBERS = (
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """One pool: how it is reached (None: it is this host), and what wakes it (None: nothing does)."""
+    """One pool: how it is reached (None: it is this host), and what wakes it (None: nothing does).
+
+    `memory_max_bytes`: of main memory, for all workers there together; None: all there is.
+    """
 
     target: SshTarget | None
     mac: bytes | None = None
     labels: tuple[str, ...] = ()
+    memory_max_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +52,7 @@ def parse(file: Mapping[str, Any], path: Path, settings: DemandSettings | None, 
     """What a checked llorch.toml says; `settings` None: nothing is loaded on demand. Raises ConfigError."""
     pools: dict[PoolId, Profile] = {LOCAL: Profile(None)}
     for name, table in file.get("pools", {}).items():
-        if name != LOCAL:
-            pools[PoolId(name.lower())] = _profile(name, table, file, path)
+        pools[PoolId(name.lower())] = _profile(name, table, file, path)
     models = {}
     for name, table in file.get("models", {}).items():
         if not MODEL_ID.fullmatch(name):
@@ -59,6 +62,7 @@ def parse(file: Mapping[str, Any], path: Path, settings: DemandSettings | None, 
 
 
 def _profile(name: str, table: Mapping[str, Any], file: Mapping[str, Any], path: Path) -> Profile:
+    """Of pool `local` labels and limits count; the rest is for other machines that reach this one."""
     where = f"config file {path}: [pools.{name}]"
     try:
         target = find_target(name, file)
@@ -66,7 +70,8 @@ def _profile(name: str, table: Mapping[str, Any], file: Mapping[str, Any], path:
         raise ConfigError(f"{where}: {error.message}") from None
     mac = table.get("mac")  # find_target has checked its form
     packed = None if mac is None else wake.parse_mac(mac)
-    return Profile(target, packed, _names(table.get("labels", []), f"{where} labels"))
+    labels, memory = _names(table.get("labels", []), f"{where} labels"), memory_limit_bytes(name, table)
+    return Profile(None, None, labels, memory) if name == LOCAL else Profile(target, packed, labels, memory)
 
 
 def _limits(table: Mapping[str, Any], where: str, default: ModelLimits, pools: Mapping[PoolId, Profile]) -> ModelLimits:

@@ -22,6 +22,7 @@ from llorch.orchestratord.known_models import CatalogWatch
 from llorch.orchestratord.metrics import Metrics
 from llorch.orchestratord.policy_file import PolicyFile
 from llorch.orchestratord.pool_facts import PoolFacts
+from llorch.orchestratord.simulator import Simulator
 from llorch.orchestratord.streams import JobStream, Streams
 from llorch.store.segments import Segments
 from llorch.store.store import Store
@@ -50,6 +51,7 @@ class Service:
     adopter: Adopter
     catalog: CatalogWatch
     policy: PolicyFile
+    simulator: Simulator
     pools: PoolFacts
     actuator: Actuator
     carriers: Counter[JobId] = field(default_factory=Counter)  # requests whose connection carries a job's answer

@@ -16,7 +16,7 @@ from llorch.base import callback, worker_token
 from llorch.base.addresses import is_loopback
 from llorch.base.commands import Parser
 from llorch.base.config import state_dir
-from llorch.client.endpoint import DEFAULT_URL, parse
+from llorch.client.endpoint import parse
 from llorch.remote import orchestrator, terminal
 
 _INSECURE, _CALLBACK, _BIND = "--insecure-lan", "--callback-url", "--bind"
@@ -60,7 +60,7 @@ def prepare(words: Sequence[str], env: Mapping[str, str]) -> Spawning | None:
     ours, rest = parser.parse_known_args(list(words))
     if ours.insecure_lan:
         terminal.tell("WARNING: --insecure-lan: anybody who reaches the worker's port can use it; no token guards it")
-    url = orchestrator.configured_url(env) or DEFAULT_URL
+    url = orchestrator.find_url(env)
     if ours.callback_url is None and is_loopback(parse(url).host):
         _warn_of_loopback(env)
     return Spawning(
