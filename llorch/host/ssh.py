@@ -142,6 +142,8 @@ class Remote:
         try:
             async with client:
                 yield client
+        except (ConnectionError, asyncssh.SFTPNoConnection, asyncssh.SFTPConnectionLost) as error:
+            raise SshFailed(f"{self.target.name}: the connection was lost while copying") from error
         except asyncssh.SFTPError as error:
             why = f"copying failed: {error.reason or type(error).__name__} (is its disk full?)"
             raise SshFailed(f"{self.target.name}: {why}") from error
@@ -343,6 +345,7 @@ def run_interruptible(main: Callable[[], Any]) -> Any:
         task = asyncio.current_task()
         assert task is not None
         loop = asyncio.get_running_loop()
+        ssh_library.tell_once(loop)
         for number in (signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, task.cancel)
         return await main()
