@@ -225,7 +225,9 @@ def _connect(network: Network) -> None:
         ends = (port, "type", "veth", "peer", "name", PORT_NAME, "netns", str(other.pid))
         # The pid of the other machine means something to us only: the network alone is entered.
         with middle.entered():
-            subprocess.run(["ip", "link", "add", *ends], check=True, capture_output=True)
+            made = subprocess.run(["ip", "link", "add", *ends], capture_output=True, text=True, timeout=START_TIMEOUT_S)
+        if made.returncode != 0:
+            raise Unavailable(f"'ip link add {port} type veth': {made.stderr.strip()}")
         _checked(middle, "ip", "link", "set", port, "master", "bridge0", "up")
         _checked(other, "ip", "addr", "add", f"{other.address}/24", "dev", PORT_NAME)
         _checked(other, "ip", "link", "set", PORT_NAME, "up")
