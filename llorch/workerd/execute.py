@@ -140,7 +140,7 @@ class _Stream:
         reason = ending.error.code if ending.error is not None else getattr(ending.stop_reason, "value", "")
         log.event(
             _log,
-            "job ended",
+            "sequence ended",
             logging.INFO,
             job_id=outlet.job_id,
             reason=reason,
