@@ -18,12 +18,13 @@ from llorch.base import log
 from llorch.base.errors import HostError
 from llorch.core.effects import Ask
 from llorch.core.events import PolicyAnswered, PolicyFailed, PolicyLoaded
-from llorch.core.hooks import PolicyFault, read_answer
 from llorch.core.policy import Hook
+from llorch.scripting import questions
 from llorch.scripting.breaker import Breaker
 from llorch.scripting.check import CALL_LIMIT_S, Report, examine
 from llorch.scripting.faults import ChildDied, Reason, ScriptFault
 from llorch.scripting.link import Command, Link
+from llorch.scripting.questions import NoAnswer
 
 logger = log.get(__name__)
 
@@ -171,20 +172,13 @@ class ScriptedPolicy:
         began = _now()
         try:
             try:
-                reply = await link.call(ask.hook, ask.arguments, CALL_LIMIT_S)
+                answer, reply = await questions.put(link, ask, CALL_LIMIT_S)
             finally:
                 self._figures.asked(ask.hook, _now() - began)
-            answer = read_answer(ask.hook, ask.arguments, reply.raw)
-        except ScriptFault as fault:
-            self._failed(ask, Reason.ERROR, str(fault))
-        except PolicyFault as fault:
-            self._failed(ask, Reason.INVALID, str(fault))
-        except TimeoutError:
-            self._failed(ask, Reason.DEADLINE, f"no answer within {CALL_LIMIT_S * 1000:.0f} ms")
-            await self._replace(link)
-        except ChildDied as death:
-            self._failed(ask, Reason.DEATH, str(death))
-            await self._replace(link)
+        except NoAnswer as fault:
+            self._failed(ask, fault.reason, fault.detail)
+            if fault.link_is_lost:
+                await self._replace(link)
         else:
             self._post(PolicyAnswered(ask.ask_id, answer))
             if reply.printed:
