@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from llorch.base import errors
 from llorch.base.ids import JobId, ModelId, PoolId, SessionId, TenantId, WorkerId
 from llorch.core import (
     admission,
@@ -218,7 +219,7 @@ class Brain:
 
     def _cancel_requested(self, job: LiveJob, event: happened.CancelRequested) -> None:
         if job.record.state is JobState.ADMITTING:
-            admission.refuse(self._state, job, "ADMISSION_REJECTED", "cancelled before it was accepted")
+            admission.refuse(self._state, job, errors.AdmissionRejected.code, "cancelled before it was accepted")
         else:
             journey.cancel(self._state, job)
 
@@ -226,7 +227,9 @@ class Brain:
         job.attached = False
         self._state.watching.pop(job.id, None)
         if job.record.state is JobState.ADMITTING:
-            admission.refuse(self._state, job, "ADMISSION_REJECTED", "the client went away before it was accepted")
+            admission.refuse(
+                self._state, job, errors.AdmissionRejected.code, "the client went away before it was accepted"
+            )
         elif job.record.spec.on_disconnect is OnDisconnect.CANCEL:
             if self.settings.disconnect_grace_s > 0:
                 self._state.timers.set(Bell.GRACE, job.id, self._state.now + self.settings.disconnect_grace_s)

@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 
 from llorch.base import clock, log
-from llorch.base.errors import InvalidRequest, LlorchError, StorageUnavailable
+from llorch.base.errors import InvalidRequest, LlorchError, StorageUnavailable, WorkerLost
 from llorch.base.ids import JobId, WorkerId
 from llorch.core.effects import CancelAttempt, CancelCause, CountTokens, Dispatch, DrainWorker
 from llorch.core.events import (
@@ -35,7 +35,7 @@ from llorch.wire import execute, strict_json
 
 logger = log.get(__name__)
 
-_LOST = "WORKER_LOST"
+_LOST = WorkerLost.code
 STALL_SLACK = 0.05
 
 

@@ -41,9 +41,10 @@ from llorch.core.effects import (
     WakePool,
 )
 from llorch.core.events import AttemptFailed, Event, JobNotStored, JobSubmitted, TimePassed, WorkerAnnounced
-from llorch.core.job import Ending, Failure, FailureKind, JobRecord, JobSpec, JobState, Result
+from llorch.core.job import Failure, FailureKind, JobRecord, JobSpec
 from llorch.core.tenant import UsageRecord
 from llorch.core.worker import WorkerSpec
+from llorch.orchestratord import views
 from llorch.orchestratord.clock import BrainClock
 from llorch.orchestratord.dispatch import Dispatcher
 from llorch.orchestratord.metrics import Metrics
@@ -345,32 +346,10 @@ class Driver:
             correlation_id=effect.correlation_id,
         )
         self.streams.drop(effect.job_id)
-        stream.finish(terminal_event(effect.ending))
+        stream.finish(views.terminal_event(effect.ending))
 
 
 def _refusal_in(effects: list[Effect]) -> LlorchError | None:
     """Why the brain does not do what an event asks for; None when it does."""
     refusals = (effect for effect in effects if isinstance(effect, (RefuseWorker, RefuseSession)))
     return next((errors.by_code(effect.code, effect.message) for effect in refusals), None)
-
-
-def terminal_event(ending: Ending) -> dict[str, object]:
-    """The one `end` or `error` event of a job."""
-    if ending.state is JobState.FAILED:
-        wait_s = ending.retry_after_s
-        return execute.error(
-            ending.error_code or "INFERENCE_FAILED",
-            ending.error_message or "the job failed",
-            retriable=ending.retriable,
-            retry_after_ms=None if wait_s is None else round(wait_s * 1000),
-        )
-    result = ending.result or Result(stop_reason=execute.StopReason.CANCELLED.value)
-    return {
-        "type": "end",
-        "tokens_out": result.tokens_out,
-        "decode_time_ms": result.decode_time_ms,
-        "stop_reason": result.stop_reason,
-        "prompt_tokens": result.prompt_tokens,
-        "ttft_ms": result.ttft_ms,
-        "seed": result.seed,
-    }

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from llorch.base.errors import OutputExpired, StorageUnavailable
-from llorch.orchestratord.driver import terminal_event
+from llorch.orchestratord import views
 from llorch.orchestratord.service import Found, Service
 from llorch.orchestratord.streams import JobStream, Reader
 from llorch.store.segments import Segment
@@ -28,7 +28,7 @@ async def replay(request: web.Request, service: Service, found: Found, after: in
     ending = found.record.ending
     assert ending is not None, "a job without a stream has ended"
     stream = JobStream(found.record.spec.job_id, _segment(service, found))
-    stream.finish(terminal_event(ending))
+    stream.finish(views.terminal_event(ending))
     return await _send(request, service, Reader(stream, after))
 
 

@@ -6,14 +6,16 @@ from dataclasses import asdict
 from typing import Any
 
 from llorch.base import clock
+from llorch.base.errors import InferenceFailed
 from llorch.core.accounts import TenantUsage
 from llorch.core.brain import Place
 from llorch.core.effects import Decision
-from llorch.core.job import JobRecord, JobState
+from llorch.core.job import Ending, JobRecord, JobState, Result
 from llorch.core.loading import Loading
 from llorch.core.session import SessionRecord
 from llorch.core.tenant import DAY_S, UsageRecord
 from llorch.core.worker import WorkerRecord, WorkerState
+from llorch.wire import execute
 
 STATUS = {
     JobState.ADMITTING: "queued",
@@ -90,6 +92,26 @@ def _error(record: JobRecord) -> dict[str, Any] | None:
     if ending is None or ending.error_code is None:
         return None
     return {"code": ending.error_code, "message": ending.error_message, "retriable": ending.retriable}
+
+
+def terminal_event(ending: Ending) -> dict[str, object]:
+    """The one `end` or `error` event of a job."""
+    if ending.state is JobState.FAILED:
+        return execute.error(
+            ending.error_code or InferenceFailed.code,
+            ending.error_message or "the job failed",
+            retriable=ending.retriable,
+            retry_after_ms=_ms(ending.retry_after_s),
+        )
+    result = ending.result or Result(execute.StopReason.CANCELLED.value)
+    return execute.end(
+        result.stop_reason,
+        tokens_out=result.tokens_out,
+        decode_time_ms=result.decode_time_ms,
+        prompt_tokens=result.prompt_tokens,
+        ttft_ms=result.ttft_ms,
+        seed=result.seed,
+    )
 
 
 def decision(line: Decision) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 from llorch.base import ids
@@ -21,7 +21,9 @@ RESUME_IDS_MAX = 1_000_000
 _CODE = re.compile(r"[A-Z_]{1,64}")
 
 
-class StopReason(Enum):
+class StopReason(StrEnum):
+    """Why a worker of ours ended a sequence; others may have words of their own."""
+
     MAX_TOKENS = "MAX_TOKENS"
     EOS = "EOS"
     STOP_SEQUENCE = "STOP_SEQUENCE"
@@ -157,14 +159,20 @@ def metrics(tokens_out: int, decode_time_ms: int, tokens_per_s: float, vram_byte
 
 
 def end(
-    stop_reason: StopReason, *, tokens_out: int, decode_time_ms: int, prompt_tokens: int, ttft_ms: int | None, seed: int
+    stop_reason: StopReason | str,
+    *,
+    tokens_out: int,
+    decode_time_ms: int,
+    prompt_tokens: int | None,
+    ttft_ms: int | None,
+    seed: int | None,
 ) -> dict[str, Any]:
     """The good terminal event; `tokens_out` counts generated tokens, resumed ones included."""
     return {
         "type": "end",
         "tokens_out": tokens_out,
         "decode_time_ms": decode_time_ms,
-        "stop_reason": stop_reason.value,
+        "stop_reason": str(stop_reason),
         "prompt_tokens": prompt_tokens,
         "ttft_ms": ttft_ms,
         "seed": seed,
