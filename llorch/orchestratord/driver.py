@@ -232,7 +232,7 @@ class Driver:
             self._finish(ending)
 
     def _last_ids(self, records: list[Record]) -> dict[JobId, int]:
-        """How far the token journals go of the jobs that end with these records."""
+        """How far the segments go of the jobs that end with these records."""
         ended = (record.spec.job_id for record in records if isinstance(record, JobRecord) and record.state.terminal)
         streams = {job_id: stream for job_id in ended if (stream := self.streams.get(job_id)) is not None}
         return {job_id: stream.segment.last_id for job_id, stream in streams.items()}

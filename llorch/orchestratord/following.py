@@ -24,7 +24,7 @@ async def follow(request: web.Request, service: Service, found: Found, after: in
 
 
 async def replay(request: web.Request, service: Service, found: Found, after: int | None) -> web.StreamResponse:
-    """The stream of an ended job, from its journal and its record. Raises OutputExpired."""
+    """The stream of an ended job, from its segment and its record. Raises OutputExpired."""
     ending = found.record.ending
     assert ending is not None, "a job without a stream has ended"
     stream = JobStream(found.record.spec.job_id, _segment(service, found))
@@ -46,7 +46,7 @@ def text_of(service: Service, found: Found) -> str | None:
 
 
 def _segment(service: Service, found: Found) -> Segment:
-    """The journal of an ended job. Raises OutputExpired, also when it is shorter than it was at the job's end."""
+    """The segment of an ended job. Raises OutputExpired, also when it is shorter than it was at the job's end."""
     if not found.output_kept:
         raise OutputExpired()
     segment = service.segments.open(found.record.spec.job_id)

@@ -52,7 +52,7 @@ class StoreBroken(HostError):
 class StoredJob:
     """A job as read back; `record.spec.payload` is empty once the job has ended.
 
-    `last_id`: of the last frame that its token journal held when it ended; None: not known.
+    `last_id`: of the last frame that its segment held when it ended; None: not known.
     """
 
     record: JobRecord
@@ -119,7 +119,7 @@ class Store:
     def commit(self, records: Sequence[Record], last_ids: Mapping[JobId, int] | None = None) -> asyncio.Future[None]:
         """A future that is done when `records` are durable; its exception is StorageUnavailable or StoreBroken.
 
-        `last_ids`: of jobs that end with these records, the id of the last frame in their token journals.
+        `last_ids`: of jobs that end with these records, the id of the last frame in their segments.
         """
         return self._submit(partial(write, rows.rows_of(records, last_ids or {})))
 
@@ -281,7 +281,7 @@ class Store:
         return [JobId(job_id) for (job_id,) in found]
 
     async def kept_outputs(self, job_ids: Sequence[str]) -> set[str]:
-        """Which of these jobs have a row that still counts on its token segment."""
+        """Which of these jobs have a row that still counts on its segment."""
         found = await self._read("known_jobs", job_ids=_json_list(list(job_ids)))
         return {job_id for (job_id,) in found}
 

@@ -49,7 +49,7 @@ def test_every_attempt_is_asked_for_the_same(bench: Bench) -> None:
 
 
 def test_fields_and_figures_outlive_kill_9(cluster: Cluster, benches: Callable[[Daemon], Bench]) -> None:
-    """The restarted orchestratord asks for the same, and the journal gives back what was relayed before."""
+    """The restarted orchestratord asks for the same, and the segment gives back what was relayed before."""
     first = benches(cluster.orchestratord())
     worker = first.worker(token_delay_s=0.02)
     job_id = first.submit(max_tokens=COUNT, **SAMPLING)

@@ -23,12 +23,12 @@ from llorch.wire.sse import EventReader
 
 @pytest.fixture
 def stream(tmp_path: Path) -> JobStream:
-    """A stream with an empty journal."""
+    """A stream with an empty segment."""
     return make_stream(tmp_path)
 
 
 def make_stream(folder: Path) -> JobStream:
-    """A stream with an empty journal in a fresh folder."""
+    """A stream with an empty segment in a fresh folder."""
     return JobStream(JobId("job-1"), Segments(Path(tempfile.mkdtemp(dir=folder))).create(JobId("job-1")))
 
 
@@ -88,7 +88,7 @@ EVENTS = st.one_of(
 @settings(deadline=None, max_examples=300)
 @given(st.lists(st.one_of(EVENTS, st.binary(max_size=12)), max_size=12), st.integers(1, 40))
 def test_whatever_a_worker_sends(sent: list[Any], cut: int) -> None:
-    """Any bytes in any slices: a signal or one of our errors, and the journal counts 1..n without a gap."""
+    """Any bytes in any slices: a signal or one of our errors, and the segment counts 1..n without a gap."""
     with tempfile.TemporaryDirectory() as folder:
         stream = make_stream(Path(folder))
         relay = relay_to(stream)

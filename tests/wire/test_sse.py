@@ -119,7 +119,7 @@ def test_log_probabilities_of_another_maker_are_written_anew() -> None:
 
 
 def test_an_unusual_token_is_written_anew() -> None:
-    """Spaces, further lines and unknown fields of another maker's worker do not reach journals and clients."""
+    """Spaces, further lines and unknown fields of another maker's worker do not reach segments and clients."""
     frame = b'event: x\ndata: {"type": "token", "i": 4,\ndata: "t": "a\\u0041", "ids": [7], "more": {}}\n\n'
     assert sse.plain_token(frame, 4) == sse.encode(execute.token("aA", 4, [7]))
     without_ids = b'data: {"type":"token","t":"a","i":4,"ids":["x"]}\n\n'
