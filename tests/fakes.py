@@ -93,6 +93,7 @@ class FakeWorker:
     executions: list[Execution] = field(default_factory=list)
     cancels: list[str] = field(default_factory=list)
     announced: list[int] = field(default_factory=list)
+    heartbeats: int = 0  # that were taken
     calls: list[tuple[str, str]] = field(default_factory=list)  # path and correlation id of /health and /drain
     url: str = ""
     _live: dict[str, asyncio.Event] = field(default_factory=dict)
@@ -187,6 +188,7 @@ class FakeWorker:
                         url = f"{orchestrator}/v2/workers/{self.worker_id}/heartbeat"
                         async with session.post(url, json=beat) as answer:
                             known = answer.status == 200
+                            self.heartbeats += known
                 except aiohttp.ClientError:
                     known = False
                 await asyncio.sleep(HEARTBEAT_S / 2 if known else 0.05)

@@ -257,7 +257,7 @@ class WakePool:
 
 @dataclass(frozen=True, slots=True)
 class ReadPool:
-    """Read a pool's facts as soon as no command runs there."""
+    """Read a pool as soon as no command runs there; PoolRead follows."""
 
     pool: PoolId
 

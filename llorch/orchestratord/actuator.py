@@ -18,7 +18,7 @@ from llorch.base.errors import InvalidRequest, LlorchError, PoolUnavailable
 from llorch.base.ids import PoolId
 from llorch.core.effects import Effect, ReadPool, SpawnWorker, StopCause, StopWorker, WakePool
 from llorch.core.events import Event, SpawnFailed, SpawnProgressed, SpawnReady, SpawnStarted, StopFailed, WorkerStopped
-from llorch.core.pool_facts import PoolFacts
+from llorch.core.pool_facts import PoolRead
 from llorch.host import wake
 from llorch.host.pool_session import Done, PoolSession, open_session
 from llorch.orchestratord import pool_report
@@ -193,7 +193,7 @@ class Actuator:
         except TimeoutError:
             raise errors.TryLater(f"'llorch-pool {' '.join(words[:2])}' took longer than {limit_s:g} s") from None
 
-    async def _facts(self, pool: PoolId, profile: Profile, session: PoolSession) -> PoolFacts:
+    async def _facts(self, pool: PoolId, profile: Profile, session: PoolSession) -> PoolRead:
         """What the pool says of itself. Raises HostError when it says nothing that can be read."""
         done = await self._limited(session, ["status", "--json"], FACTS_LIMIT_S)
         if done.exit_code != 0:
