@@ -40,10 +40,10 @@ from llorch.core.timers import Bell
 from llorch.core.transitions import HEARD
 from llorch.core.worker import WorkerRecord
 
-__all__ = ["Brain", "BrainSettings", "Counts", "Place"]
+__all__ = ["Brain", "BrainSettings", "Counts", "QueuePlace"]
 
 
-class Place(NamedTuple):
+class QueuePlace(NamedTuple):
     """A queued job's place: how many wait ahead of it, and seconds until it starts (None: not known yet)."""
 
     queue_position: int
@@ -94,12 +94,12 @@ class Brain:
         """The catalog or some worker has a model of this name, or it is an alias."""
         return admission.model_known(self._state, admission.model_meant(self._state, name))
 
-    def position(self, job_id: JobId) -> Place | None:
+    def position(self, job_id: JobId) -> QueuePlace | None:
         """The place of a queued job; None when it is not queued."""
         position = self._state.queue.position(job_id)
         if position is None:
             return None
-        return Place(position, self._state.queue.eta_s(job_id, position, self._state.now))
+        return QueuePlace(position, self._state.queue.eta_s(job_id, position, self._state.now))
 
     def loading(self, job_id: JobId) -> Loading | None:
         """How far the model of a queued job is loaded; None: nothing is being loaded for it."""

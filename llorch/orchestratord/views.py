@@ -8,7 +8,7 @@ from typing import Any
 from llorch.base import clock
 from llorch.base.errors import InferenceFailed
 from llorch.core.accounts import TenantUsage
-from llorch.core.brain import Place
+from llorch.core.brain import QueuePlace
 from llorch.core.effects import Decision
 from llorch.core.job import Ending, JobRecord, JobState, Result
 from llorch.core.loading import Loading
@@ -42,14 +42,14 @@ def events_url(job_id: str) -> str:
     return f"/v2/tasks/{job_id}/events"
 
 
-def place(position: Place | None) -> dict[str, Any]:
+def place(position: QueuePlace | None) -> dict[str, Any]:
     """A queued job's place; nothing for one that does not wait."""
     if position is None:
         return {"queue_position": None, "eta_ms": None}
     return {"queue_position": position.queue_position, "eta_ms": _ms(position.eta_s)}
 
 
-def job(record: JobRecord, position: Place | None, loading: Loading | None = None) -> dict[str, Any]:
+def job(record: JobRecord, position: QueuePlace | None, loading: Loading | None = None) -> dict[str, Any]:
     """One job without its text; while a worker for it is on its way it shows as loading, with how far that is."""
     spec, ending = record.spec, record.ending
     result = ending.result if ending is not None else None
