@@ -31,7 +31,7 @@ from llorch.orchestratord.clock import BrainClock
 from llorch.orchestratord.metrics import Metrics
 from llorch.orchestratord.relay import Ended, Failed, FirstToken, Relay, Signal, Started
 from llorch.orchestratord.streams import JobStream
-from llorch.wire import execute, strict_json
+from llorch.wire import events, strict_json
 
 logger = log.get(__name__)
 
@@ -62,7 +62,7 @@ class Attempt:
         started_at = event.get("started_at") or clock.iso(self.dispatched_at)
         wait_s = max(0.0, self.dispatched_at - self.record.accepted_at)
         own = {"worker_id": self.effect.worker_id, "queue_wait_ms": round(wait_s * 1000)}
-        return {**execute.started(self.effect.job_id, str(model)[:64], str(started_at)[:40]), **own}
+        return {**events.started(self.effect.job_id, str(model)[:64], str(started_at)[:40]), **own}
 
 
 class Dispatcher:

@@ -52,7 +52,7 @@ from llorch.orchestratord.owed import Owed
 from llorch.orchestratord.streams import JobStream, Streams
 from llorch.store.segments import Segments
 from llorch.store.store import Store
-from llorch.wire import execute
+from llorch.wire import events
 
 logger = log.get(__name__)
 
@@ -307,7 +307,7 @@ class Driver:
         self._inbox.insert(0, (JobNotStored(job_id), None))
         self._arrived.set()
         if (stream := self.streams.get(job_id)) is not None:
-            stream.finish(execute.error(failure.code, failure.message, retriable=True))
+            stream.finish(events.error(failure.code, failure.message, retriable=True))
         self.streams.drop(job_id)
         self.segments.remove([job_id])
         self._answer(job_id, failure)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 from llorch.base.ids import JobId
 from llorch.store.segments import Segment
-from llorch.wire import execute, sse
+from llorch.wire import events, sse
 
 CHUNK_SIZE = 64 << 10
 EXTRAS_MAX = 4
@@ -58,7 +58,7 @@ class JobStream:
     def queued_frame(self, event_id: int | None) -> bytes:
         """The `queued` event; only the first one of a stream has an id."""
         eta_ms = None if self._eta_s is None else round(self._eta_s * 1000)
-        return sse.encode(execute.queued(self.job_id, self._queue_position, eta_ms), event_id)
+        return sse.encode(events.queued(self.job_id, self._queue_position, eta_ms), event_id)
 
     def place(self, queue_position: int, eta_s: float | None) -> None:
         """The job's place in the queue, told to those who wait."""
@@ -70,7 +70,7 @@ class JobStream:
     def loading(self, model: str, progress: float, eta_s: float | None) -> None:
         """How far the job's model is loaded, told to those who wait and to those who come to wait."""
         eta_ms = None if eta_s is None else round(eta_s * 1000)
-        self._loading = sse.encode(execute.loading(model, progress, eta_ms), None)
+        self._loading = sse.encode(events.loading(model, progress, eta_ms), None)
         if self.readers and self.segment.last_id == 0:
             self.offer(self._loading)
 

@@ -12,7 +12,8 @@ from llorch.base.ids import JobId
 from llorch.core.job import Failure
 from llorch.core.refusals import failure_of
 from llorch.wire import strict_json
-from llorch.wire.execute import CORRELATION_HEADER, DEADLINE_HEADER, error_code
+from llorch.wire.events import error_code
+from llorch.wire.execute import CORRELATION_HEADER, DEADLINE_HEADER
 
 Session = aiohttp.ClientSession
 

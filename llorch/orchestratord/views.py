@@ -15,7 +15,7 @@ from llorch.core.loading import Loading
 from llorch.core.session import SessionRecord
 from llorch.core.tenant import DAY_S, UsageRecord
 from llorch.core.worker import WorkerRecord, WorkerState
-from llorch.wire import execute
+from llorch.wire import events
 
 STATUS = {
     JobState.ADMITTING: "queued",
@@ -97,14 +97,14 @@ def _error(record: JobRecord) -> dict[str, Any] | None:
 def terminal_event(ending: Ending) -> dict[str, object]:
     """The one `end` or `error` event of a job."""
     if ending.state is JobState.FAILED:
-        return execute.error(
+        return events.error(
             ending.error_code or InferenceFailed.code,
             ending.error_message or "the job failed",
             retriable=ending.retriable,
             retry_after_ms=_ms(ending.retry_after_s),
         )
-    result = ending.result or Result(execute.StopReason.CANCELLED.value)
-    return execute.end(
+    result = ending.result or Result(events.StopReason.CANCELLED.value)
+    return events.end(
         result.stop_reason,
         tokens_out=result.tokens_out,
         decode_time_ms=result.decode_time_ms,

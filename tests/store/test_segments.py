@@ -11,19 +11,19 @@ from llorch.base.errors import HostError, StorageUnavailable
 from llorch.base.ids import JobId
 from llorch.store import segments
 from llorch.store.segments import Segment, Segments
-from llorch.wire import execute, sse
+from llorch.wire import events, sse
 
 JOB = JobId("job-1")
 
 
 def token_frame(index: int) -> bytes:
     """Token `index` as clients get it."""
-    return sse.encode(execute.token(f" é{index}\n", index, [index, index + 1000]), index + 2)
+    return sse.encode(events.token(f" é{index}\n", index, [index, index + 1000]), index + 2)
 
 
 def fill(segment: Segment, count: int) -> bytes:
     """`started` and so many tokens; all bytes."""
-    started = sse.encode(execute.started(segment.job_id, "m", "t"), 1)
+    started = sse.encode(events.started(segment.job_id, "m", "t"), 1)
     segment.append(started, 1)
     for index in range(count):
         segment.append(token_frame(index), index + 2)
