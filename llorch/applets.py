@@ -81,6 +81,7 @@ ROLES = (
     _worker_with("cuda"),
     _worker_with("metal"),
     Applet("llorch.orchestratord.policy_cli:main", "policy scripts: check, show, replay, simulate", word="policy"),
+    Applet("llorch.orchestratord.config_cli:main", "llorch.toml: show what holds and why, check a file", word="config"),
     Applet("llorch.applets:run_self", "this program: version, install, links, runtimes, check", word="self"),
 )
 # Started by other processes of ours only; no help speaks of them.

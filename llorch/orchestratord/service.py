@@ -19,6 +19,7 @@ from llorch.orchestratord.adopt import Adopter
 from llorch.orchestratord.clock import BrainClock
 from llorch.orchestratord.driver import Driver
 from llorch.orchestratord.known_models import CatalogWatch
+from llorch.orchestratord.live_configuration import LiveConfiguration
 from llorch.orchestratord.metrics import Metrics
 from llorch.orchestratord.policy_file import PolicyFile
 from llorch.orchestratord.pool_facts import PoolFacts
@@ -52,6 +53,7 @@ class Service:
     policy: PolicyFile
     pools: PoolFacts
     actuator: Actuator
+    config: LiveConfiguration
     carriers: Counter[JobId] = field(default_factory=Counter)  # requests whose connection carries a job's answer
     phase: Phase = Phase.STARTING
     keys_checked_at: float = 0.0
