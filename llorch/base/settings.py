@@ -114,6 +114,9 @@ def resolve(
     for setting in settings:
         with gathered.at(*_place(setting, section, flags, env, table)):
             found[setting.key] = _resolve_one(setting, section, flags, env, table)
+        if found[setting.key].origin is not Origin.FILE and setting.key in table:
+            with gathered.at(section, setting.key):  # what something else holds over must be good, too
+                convert(setting, table[setting.key], f"[{section}] {setting.key}")
     if problems is None:
         gathered.must_be_none()
     return found
