@@ -80,7 +80,11 @@ ROLES = (
     _worker_with("cpu"),
     _worker_with("cuda"),
     _worker_with("metal"),
-    Applet("llorch.orchestratord.policy_cli:main", "policy scripts: check, show, replay, simulate", word="policy"),
+    Applet(
+        "llorch.orchestratord.policy_cli:main",
+        "policy scripts: check, deploy, remove, replay, simulate",
+        word="policy",
+    ),
     Applet("llorch.orchestratord.config_cli:main", "llorch.toml: show what holds and why, check a file", word="config"),
     Applet("llorch.applets:run_self", "this program: version, install, links, runtimes, check", word="self"),
 )

@@ -147,7 +147,7 @@ MODEL = (
     Setting("replicas_min", Kind.INTEGER, 0, "workers that are always kept", low=0, high=1000),
     Setting("replicas_max", Kind.INTEGER, 1, "workers that a long queue may call for", low=0, high=1000),
     _seconds("ttl_s", None, "how long an idle worker stays (default: idle_ttl_s)"),
-    Setting("pinned", Kind.SWITCH, False, "never unloaded"),
+    Setting("pinned", Kind.SWITCH, False, "its last worker is never unloaded"),
     Setting("pools", Kind.NAMES, None, "where it may run (default: anywhere)"),
 )
 PROFILE = (
@@ -158,7 +158,7 @@ PROFILE = (
     Setting("repo", Kind.TEXT, None, "source checkout over there"),
     Setting("labels", Kind.NAMES, None, "words for it"),
     Setting("mac", Kind.TEXT, None, "its network card's address, for waking it"),
-    Setting("limits", Kind.TABLE, None, "kept for later"),
+    Setting("limits", Kind.TABLE, None, "`memory_mib`: main memory for all workers there; autospawn stays below it"),
 )
 
 # What stands above all sections, and what only the environment says.

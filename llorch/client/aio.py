@@ -263,6 +263,14 @@ class AsyncClient:
         """The policy script in force and how it does."""
         return await self._object(calls.policy())
 
+    async def deploy_policy(self, source: str) -> dict[str, Any]:
+        """Put a policy script in force; answers as `policy` does."""
+        return await self._object(calls.deploy_policy(source))
+
+    async def remove_policy(self) -> dict[str, Any]:
+        """Go back to the built-in policy; answers as `policy` does."""
+        return await self._object(calls.remove_policy())
+
     async def models(self) -> dict[str, Any]:
         """What can be served."""
         return await self._object(calls.models())

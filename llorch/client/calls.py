@@ -71,6 +71,16 @@ def policy() -> Call:
     return Call("GET", "/v2/policy")
 
 
+def deploy_policy(source: str) -> Call:
+    """`POST /v2/policy/deploy`."""
+    return _post("/v2/policy/deploy", {"source": source})
+
+
+def remove_policy() -> Call:
+    """`DELETE /v2/policy`."""
+    return Call("DELETE", "/v2/policy")
+
+
 def explain(job_id: str) -> Call:
     """`GET /v2/tasks/{id}/explain`."""
     return Call("GET", _task(job_id, "/explain"))

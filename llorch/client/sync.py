@@ -200,6 +200,14 @@ class Client:
         """The policy script in force and how it does."""
         return self._object(calls.policy())
 
+    def deploy_policy(self, source: str) -> dict[str, Any]:
+        """Put a policy script in force; answers as `policy` does."""
+        return self._object(calls.deploy_policy(source))
+
+    def remove_policy(self) -> dict[str, Any]:
+        """Go back to the built-in policy; answers as `policy` does."""
+        return self._object(calls.remove_policy())
+
     def models(self) -> dict[str, Any]:
         """What can be served."""
         return self._object(calls.models())

@@ -12,13 +12,18 @@ MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class ModelLimits:
-    """How one model is kept. `pools` are those it may run on; none named: any. A `pinned` one is never unloaded."""
+    """How one model is kept. `pools` are those it may run on; none named: any. `pinned`: its last worker stays."""
 
     replicas_min: int = 0
     replicas_max: int = 1
     ttl_s: float = 600.0
     pinned: bool = False
     pools: tuple[PoolId, ...] = ()
+
+    @property
+    def kept(self) -> int:
+        """So many workers of it are never unloaded; those that a backlog added may be."""
+        return max(self.replicas_min, 1 if self.pinned else 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,16 @@
 """Unloading: idle workers whose time is over, room for a model that is wanted, strays. Never one with a live job.
 
 A worker is *condemned* first: it gets no job any more; when it is empty, the command that stops it is given. Only
-workers of ours (see PoolBook.is_ours) are ever condemned, and never a pinned model or one of the least number kept.
+workers of ours (see PoolBook.is_ours) are ever condemned, and never one of those that are kept of a model: the least
+number, or the last of a pinned one. When another of its model fails before the command is given, it is pardoned.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 
+from llorch.base.ids import ModelId
 from llorch.core import asking
 from llorch.core.asking import Unanswered
 from llorch.core.effects import StopCause, StopWorker
@@ -31,6 +34,8 @@ def condemn_idle(state: State) -> None:
 
 def stop_condemned(state: State) -> None:
     """Give the command that ends those that are to go and are empty."""
+    for model in {tenancy.model: None for tenancy in state.book.tenancies.values() if tenancy.condemned}:
+        _pardon(state, model)
     for tenancy in list(state.book.tenancies.values()):
         if tenancy.condemned and tenancy.phase is Phase.LIVE and state.now >= tenancy.stop_at:
             _stop_if_empty(state, tenancy)
@@ -57,11 +62,38 @@ def spared(state: State, tenancy: Tenancy, worker: Worker) -> str | None:
         return "it is going already"
     if not state.book.is_ours(tenancy.worker_id):
         return "it was not loaded on demand"
-    if limits.pinned:
-        return "its model is pinned"
-    if state.book.replicas(tenancy.model) <= limits.replicas_min:
-        return "it is one of the least number"
+    if _spare(state, tenancy.model) <= 0:
+        return (
+            "it is the last of a pinned model" if limits.kept > limits.replicas_min else "it is one of the least number"
+        )
     return None
+
+
+def _spare(state: State, model: ModelId) -> int:
+    """How many of the workers that serve the model are more than are always kept; negative: so many too few."""
+    serving = sum(
+        state.book.is_ours(worker.id) and not state.book.condemned(worker.id) for worker in state.fleet.ready(model)
+    )
+    return serving - state.book.limits_of(model).kept
+
+
+def _pardon(state: State, model: ModelId) -> None:
+    """Too few serve the model by now: of those to go, some stay, those that answer first and the last used first."""
+    missing = -_spare(state, model)
+    going = []
+    for tenancy in state.book.tenancies.values():
+        worker = state.fleet.workers.get(tenancy.worker_id)
+        mine = tenancy.model == model and tenancy.phase is Phase.LIVE and tenancy.condemned
+        if mine and tenancy.condemned != StopCause.STRAY.value and worker is not None and not worker.drain_asked:
+            going.append((tenancy, worker))
+    going.sort(key=lambda pair: (pair[1].state is WorkerState.LOST, -pair[1].used_at, pair[0].worker_id))
+    for tenancy, worker in going:
+        if missing <= 0:
+            return
+        tenancy.condemned = ""
+        if worker.state is WorkerState.DRAINING and not worker.load.draining:
+            _unbar(state, worker)
+            missing -= 1
 
 
 def _idle(state: State, worker: Worker) -> bool:
@@ -79,10 +111,18 @@ def condemn(state: State, tenancy: Tenancy, cause: StopCause) -> None:
 
 def bar(state: State, worker: Worker) -> None:
     """Take a condemned worker out of placement."""
-    worker.state, worker.drain_asked = WorkerState.DRAINING, True
+    worker.state = WorkerState.DRAINING
     state.fleet.refresh(worker, state.now)
     state.keep_worker(worker)
     state.shaken[worker.spec.model] = None
+
+
+def _unbar(state: State, worker: Worker) -> None:
+    """It takes jobs again."""
+    worker.state = WorkerState.READY
+    state.fleet.refresh(worker, state.now)
+    state.keep_worker(worker)
+    state.touch(worker)
 
 
 def _stop_if_empty(state: State, tenancy: Tenancy) -> None:
@@ -124,8 +164,9 @@ def could_make_room(state: State, found: Survey) -> bool:
     """Some day the workers there will be idle, or have been there long enough: the want may hope."""
     for fit in found.crowded:
         room = state.book.free_bytes(fit.pool, fit.place.bank)
+        spare = Counter({model: _spare(state, model) for model in state.book.models})
         for tenancy in state.book.on(fit.pool.id):
-            if tenancy.bank == fit.place.bank and _may_go(state, tenancy):
+            if tenancy.bank == fit.place.bank and _may_go(state, tenancy, spare):
                 room += tenancy.need_bytes
         if room >= fit.need_bytes:
             return True
@@ -143,14 +184,18 @@ def hopeful(state: State, shape: Shape) -> bool:
     return bool(found.fits or found.asleep or found.hopeful or could_make_room(state, found))
 
 
-def _may_go(state: State, tenancy: Tenancy) -> bool:
-    """It may be evicted some day, is going already, or is silent: then it comes back or is stopped as a stray."""
+def _may_go(state: State, tenancy: Tenancy, spare: Counter[ModelId]) -> bool:
+    """It may be evicted some day, is going already, or is silent: then it comes back or is stopped as a stray.
+
+    `spare`: how many more of each model may be evicted; one that may go is taken off.
+    """
     if tenancy.condemned or tenancy.phase is Phase.GONE:
         return True
     worker = state.fleet.workers.get(tenancy.worker_id)
     if worker is None or worker.state is WorkerState.LOST:
         return state.book.is_ours(tenancy.worker_id)
-    return spared(state, tenancy, worker) is None
+    spare[tenancy.model] -= 1
+    return spared(state, tenancy, worker) is None and spare[tenancy.model] >= 0
 
 
 def _under_way(state: State, want: Want, found: Survey) -> bool:
@@ -196,16 +241,14 @@ def _condemn_best(state: State, crowded: list[Fit], evictable: list[tuple[Tenanc
 def _victims(state: State, fit: Fit, evictable: list[tuple[Tenancy, Worker]]) -> list[tuple[Tenancy, Worker]] | None:
     """The first of these whose going makes room for the fit; None: not even all of them do."""
     room = state.book.free_bytes(fit.pool, fit.place.bank)
-    going: dict[str, int] = {}
+    spare: dict[ModelId, int] = {}
     victims = []
     for tenancy, worker in evictable:
         if room >= fit.need_bytes:
             break
-        model = tenancy.model
-        left = state.book.replicas(model) - going.get(model, 0)
         here = tenancy.pool == fit.pool.id and tenancy.bank == fit.place.bank
-        if here and left > state.book.limits_of(model).replicas_min:
-            going[model] = going.get(model, 0) + 1
+        if here and spare.setdefault(tenancy.model, _spare(state, tenancy.model)) > 0:
+            spare[tenancy.model] -= 1
             victims.append((tenancy, worker))
             room += tenancy.need_bytes
     return victims if room >= fit.need_bytes and victims else None

@@ -69,7 +69,7 @@ def heard(state: State, event: HeartbeatReceived) -> None:
     worker.lease_until = state.now + state.settings.lease_s
     before = worker.state
     # A drain we asked for holds until the worker announces itself anew; its own word holds until it says otherwise.
-    draining = event.load.draining or worker.drain_asked
+    draining = event.load.draining or worker.drain_asked or state.book.condemned(worker.id)
     worker.state = WorkerState.DRAINING if draining else WorkerState.READY
     worker.lost_reason = None
     state.fleet.heard(worker, event.load, state.now)
@@ -204,7 +204,7 @@ def rested(state: State, worker: Worker) -> None:
 def drain_worker(state: State, event: WorkerDrainRequested) -> None:
     """An operator wants it empty: no new attempts; it finishes what it has and goes."""
     worker = state.fleet.workers.get(event.worker_id)
-    if worker is None or worker.state is not WorkerState.READY:
+    if worker is None or worker.state is WorkerState.LOST or worker.drain_asked:
         return
     worker.state, worker.drain_asked = WorkerState.DRAINING, True
     state.fleet.refresh(worker, state.now)

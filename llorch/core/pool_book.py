@@ -123,6 +123,11 @@ class PoolBook:
     def limits_of(self, model: ModelId) -> ModelLimits:
         return self.limits.get(model, self.default)
 
+    def condemned(self, worker_id: WorkerId) -> bool:
+        """It is to go, and gets no job any more."""
+        tenancy = self.tenancies.get(worker_id)
+        return tenancy is not None and bool(tenancy.condemned)
+
     def is_ours(self, worker_id: WorkerId) -> bool:
         """Loaded on demand by this orchestratord, this process or one before it: only such are unloaded."""
         return worker_id.startswith(f"{PREFIX}-{self.settings.mark}-")

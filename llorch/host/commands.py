@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import shutil
 import subprocess
 import sys
@@ -11,7 +13,7 @@ from enum import Enum
 from pathlib import Path
 
 from llorch.base.errors import HostError, NotFound
-from llorch.host.process import clean_environment
+from llorch.host.process import bound_to, clean_environment, source_path
 
 _ENDING_WAIT_S = 20.0
 # git must not wait for a password that nobody types.
@@ -76,6 +78,34 @@ def ask(argv: Sequence[str], folder: Path) -> Said:
     except OSError as error:
         raise _not_started(argv[0], error) from error
     return Said(done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace"))
+
+
+async def ask_within(argv: Sequence[str], folder: Path, limit_s: float) -> Said:
+    """As `ask`, for one of our own programs, while an event loop runs; it is killed at the limit, and with us.
+
+    Raises TimeoutError, NotFound, HostError.
+    """
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            cwd=folder,
+            env={**clean_environment(), **source_path()},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+            preexec_fn=bound_to(os.getpid()),
+        )
+    except OSError as error:
+        raise _not_started(argv[0], error) from error
+    try:
+        async with asyncio.timeout(limit_s):
+            out, err = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return Said(process.returncode or 0, out.decode("utf-8", "replace"), err.decode("utf-8", "replace"))
 
 
 def is_there(program: str) -> bool:

@@ -33,14 +33,25 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
     try:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         with open(fd, "wb") as file:
+            fcntl.flock(fd, fcntl.LOCK_EX)  # see is_abandoned
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+            temporary.replace(path)
         sync_dir(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise HostError(f"cannot write {path}: {error.strerror}") from error
+
+
+def is_abandoned(temporary: Path) -> bool:
+    """Was this temporary file of `write_atomic` left by a writer that was killed? A live one holds it locked."""
+    try:
+        with open(temporary, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # locked, or gone meanwhile
+        return False
+    return True
 
 
 def write_json(path: Path, value: object, mode: int = 0o644) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llorch.base.errors import LlorchError, SshFailed
-from llorch.host import host_keys, quote, runtime
+from llorch.host import host_keys, quote, ssh_library
 from llorch.host.pid_mark import PidMark
 from llorch.host.targets import SshTarget
 
@@ -227,7 +227,7 @@ async def _pump(source: asyncssh.SSHReader[bytes], sink: Sink) -> None:
 @asynccontextmanager
 async def connect(target: SshTarget) -> AsyncIterator[Remote]:
     """An open, authenticated connection whose host key was checked. Raises SshFailed."""
-    runtime.ensure("net")
+    ssh_library.load()
     async with AsyncExitStack() as hops:
         connection = await _open(target, hops, None, 0)
         ours = connection.get_extra_info("sockname")
@@ -266,6 +266,7 @@ async def _open(
         raise SshFailed(f"{target.name}: no answer within {connect_s:g} s") from error
     except (OSError, asyncssh.Error, ValueError) as error:
         raise _failed(target, error, seen[0] if seen else None) from error
+    ssh_library.acknowledge_promptly(connection)
     hops.push_async_callback(connection.wait_closed)
     hops.callback(connection.close)
     return connection

@@ -10,6 +10,9 @@ from typing import Any
 from llorch.base.errors import ConfigError, NotFound, UsageError
 
 EVERY = "all"
+_LOCAL = "local"  # orchestratord's own host: its profile is no SSH destination unless it names one
+_MIB = 1 << 20
+_MEMORY_MIB_MAX = 1 << 30
 _MAC = re.compile(r"[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){5}")
 
 
@@ -53,7 +56,8 @@ def find_target(name: str, config: Mapping[str, Any]) -> SshTarget:
 
 def find_targets(names: Sequence[str], config: Mapping[str, Any]) -> list[SshTarget]:
     """The targets of `--host` values: names, comma-separated lists, `all` profiles; each once, in order."""
-    profiles = list(config.get("pools", {}))
+    pools = config.get("pools", {})
+    profiles = [name for name, profile in pools.items() if name != _LOCAL or "host" in profile]
     wanted: list[str] = []
     for name in (part.strip() for value in names for part in value.split(",")):
         if name == EVERY and EVERY not in profiles:
@@ -80,10 +84,24 @@ def _from_profile(name: str, profile: Mapping[str, Any]) -> SshTarget:
 
 def _check_the_rest(name: str, profile: Mapping[str, Any]) -> None:
     """What others read of the profile, refused here, where every command passes."""
-    labels, mac, limits = (profile.get(key) for key in ("labels", "mac", "limits"))
+    labels, mac = (profile.get(key) for key in ("labels", "mac"))
     if labels is not None and not (isinstance(labels, list) and all(isinstance(label, str) for label in labels)):
         raise ConfigError(f"[pools.{name}]: labels must be a list of strings")
     if mac is not None and not (isinstance(mac, str) and _MAC.fullmatch(mac)):
         raise ConfigError(f"[pools.{name}]: mac must be six pairs of hex digits, like 52:54:00:ab:cd:ef")
-    if limits is not None and not isinstance(limits, Mapping):
+    memory_limit_bytes(name, profile)
+
+
+def memory_limit_bytes(name: str, profile: Mapping[str, Any]) -> int | None:
+    """Main memory that workers of this pool may take together; None: all there is. Raises ConfigError."""
+    limits = profile.get("limits", {})
+    if not isinstance(limits, Mapping):
         raise ConfigError(f"[pools.{name}]: limits must be a section: [pools.{name}.limits]")
+    unknown = [key for key in limits if key != "memory_mib"]
+    if unknown:
+        raise ConfigError(f"[pools.{name}.limits]: unknown key '{unknown[0]}'; there is memory_mib")
+    if (mib := limits.get("memory_mib")) is None:
+        return None
+    if not isinstance(mib, int) or isinstance(mib, bool) or not 0 < mib <= _MEMORY_MIB_MAX:
+        raise ConfigError(f"[pools.{name}.limits]: memory_mib must be a number from 1 to {_MEMORY_MIB_MAX}")
+    return mib * _MIB

@@ -202,7 +202,13 @@ class Actuator:
             body = strict_json.parse_object(done.out)
         except InvalidRequest:
             raise errors.HostError("llorch-pool there does not answer 'status --json' as this version does") from None
-        return pool_report.facts_of(pool, body, profile.labels, wakeable=profile.mac is not None)
+        return pool_report.facts_of(
+            pool,
+            body,
+            profile.labels,
+            wakeable=profile.mac is not None,
+            memory_max_bytes=profile.memory_max_bytes,
+        )
 
     @property
     def watched(self) -> bool:

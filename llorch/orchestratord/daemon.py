@@ -42,6 +42,7 @@ from llorch.orchestratord.process_limits import collect_seldom, raise_file_limit
 from llorch.orchestratord.routes import application
 from llorch.orchestratord.service import Phase, Service
 from llorch.orchestratord.settings import LanAccess, Mode, Settings
+from llorch.orchestratord.simulator import Simulator
 from llorch.orchestratord.streams import JobStream, Streams
 from llorch.scripting.policy import ScriptedPolicy
 from llorch.store.segments import OPEN_FILES_MAX, Segments
@@ -147,6 +148,7 @@ class Daemon:
             adopter=adopter,
             catalog=CatalogWatch(os.environ),
             policy=PolicyFile(policy_place(settings), POLICY_CHILD, scripted),
+            simulator=Simulator(settings.config_path),
             pools=PoolFacts(lambda: config.current.file, group),
             actuator=self._actuator,
             config=config,

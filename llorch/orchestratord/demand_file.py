@@ -14,7 +14,7 @@ from llorch.base.settings_table import MODEL
 from llorch.base.spelling import did_you_mean
 from llorch.core.demand_settings import DemandRead, DemandSettings, ModelLimits
 from llorch.host import wake
-from llorch.host.targets import SshTarget, find_target
+from llorch.host.targets import SshTarget, find_target, memory_limit_bytes
 
 LOCAL = PoolId("local")
 NAMES_MAX = 100
@@ -22,11 +22,15 @@ NAMES_MAX = 100
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """One pool: how it is reached (None: it is this host), and what wakes it (None: nothing does)."""
+    """One pool: how it is reached (None: it is this host), and what wakes it (None: nothing does).
+
+    `memory_max_bytes`: of main memory, for all workers there together; None: all there is.
+    """
 
     target: SshTarget | None
     mac: bytes | None = None
     labels: tuple[str, ...] = ()
+    memory_max_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +45,10 @@ def parse(file: Mapping[str, Any], settings: DemandSettings | None, default: Mod
     """What a checked llorch.toml says; `settings` None: nothing is loaded on demand."""
     pools: dict[PoolId, Profile] = {LOCAL: Profile(None)}
     for name, table in file.get("pools", {}).items():
-        if name != LOCAL:
-            pool = PoolId(name.lower())
-            pools[pool] = Profile(None)  # a wrong one is there, for those who name it
-            with problems.at("pools", name):
-                pools[pool] = _profile(name, table, file)
+        pool = PoolId(name.lower())
+        pools.setdefault(pool, Profile(None))  # a wrong one is there, for those who name it
+        with problems.at("pools", name):
+            pools[pool] = _profile(name, table, file)
     models = {}
     for name, table in file.get("models", {}).items():
         if not MODEL_ID.fullmatch(name):
@@ -56,6 +59,7 @@ def parse(file: Mapping[str, Any], settings: DemandSettings | None, default: Mod
 
 
 def _profile(name: str, table: Mapping[str, Any], file: Mapping[str, Any]) -> Profile:
+    """Of pool `local` labels and limits count; the rest is for other machines that reach this one."""
     where = f"[pools.{name}]"
     try:
         target = find_target(name, file)
@@ -63,7 +67,8 @@ def _profile(name: str, table: Mapping[str, Any], file: Mapping[str, Any]) -> Pr
         raise ConfigError(f"{where}: {error.message}") from None
     mac = table.get("mac")  # find_target has checked its form
     packed = None if mac is None else wake.parse_mac(mac)
-    return Profile(target, packed, _names(table.get("labels", []), f"{where} labels"))
+    labels, memory = _names(table.get("labels", []), f"{where} labels"), memory_limit_bytes(name, table)
+    return Profile(None, None, labels, memory) if name.lower() == LOCAL else Profile(target, packed, labels, memory)
 
 
 def _limits(

@@ -1,4 +1,7 @@
-"""FLEET.toml: a described fleet and who comes to it; arrivals are drawn from a seed, the same for the same file."""
+"""FLEET.toml: a described fleet and who comes to it; arrivals are drawn from a seed, the same for the same file.
+
+The same tables as one JSON object in a file named `*.json` are a fleet, too.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,12 @@ from random import Random
 from typing import Any
 
 from llorch.base.config import FILE_SIZE_MAX, did_you_mean
-from llorch.base.errors import ConfigError
+from llorch.base.errors import ConfigError, InvalidRequest
 from llorch.base.ids import MODEL_ID, SESSION_ID, JobId, ModelId, PoolId, SessionId, TenantId, WorkerId
 from llorch.core.job import JobSpec, Priority
 from llorch.core.staging import Arrival, Speed, StagedWorker
 from llorch.core.worker import WorkerSpec
+from llorch.wire import strict_json
 
 ARRIVALS_MAX = 1_000_000
 COUNT_MAX = 10_000
@@ -104,7 +108,10 @@ def read_fleet(path: Path) -> Fleet:
     """Raises ConfigError with one clear line."""
     try:
         with open(path, "rb") as file:
-            data = tomllib.loads(file.read(FILE_SIZE_MAX).decode("utf-8"))
+            text = file.read(FILE_SIZE_MAX).decode("utf-8")
+        data = strict_json.parse_object(text.encode()) if path.suffix == ".json" else tomllib.loads(text)
+    except InvalidRequest as error:
+        raise ConfigError(f"fleet file {path}: {error.message}") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise ConfigError(f"fleet file {path}: {reason}") from None

@@ -1,4 +1,4 @@
-"""`llorch policy check FILE | show | replay | simulate`: is a script good, which is in force, what would it change."""
+"""`llorch policy`: is a script good, put it in force or away, which one is, what would it change."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llorch.base.commands import Parser
 from llorch.orchestratord import rehearsal_cli
+
+if TYPE_CHECKING:
+    from llorch.client.sync import Client
 
 BAD_SCRIPT = 2
 
@@ -36,23 +39,35 @@ def parser(prog: str) -> argparse.ArgumentParser:
     checking.set_defaults(run=check)
     show_help = "the script that orchestratord uses, and how it does"
     showing = commands.add_parser("show", help=show_help, description=show_help)
-    showing.add_argument("--orchestrator", metavar="URL", help="orchestratord's URL")
-    showing.add_argument("--key-file", metavar="FILE", help="file with the client key (default: LLORCH_API_KEY)")
+    _reaching(showing)
     showing.add_argument("--source", action="store_true", help="print the script itself")
-    showing.add_argument("--json", action="store_true", help="print JSON instead of text")
     showing.set_defaults(run=show)
+    deploy_help = "put a script in force, now and after the next start"
+    deploying = commands.add_parser("deploy", help=deploy_help, description=deploy_help)
+    deploying.add_argument("file", metavar="FILE", help="the script; - reads stdin")
+    _reaching(deploying)
+    deploying.set_defaults(run=deploy)
+    remove_help = "take the deployed script away: the built-in policy answers everything"
+    removing = commands.add_parser("remove", help=remove_help, description=remove_help)
+    _reaching(removing)
+    removing.set_defaults(run=remove)
     rehearsal_cli.add_commands(commands)
     return made
+
+
+def _reaching(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--orchestrator", metavar="URL", help="orchestratord's URL")
+    parser.add_argument("--key-file", metavar="FILE", help="file with the client key (default: LLORCH_API_KEY)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
 
 
 def check(arguments: argparse.Namespace) -> int:
     """Problems go to stderr as FILE:LINE:COLUMN, what is good to stdout."""
     from llorch.host import runtime
-    from llorch.orchestratord.policy_file import plain_report, read_script
+    from llorch.orchestratord.policy_file import plain_report
     from llorch.scripting.check import check as examine
 
-    name = "stdin" if arguments.file == "-" else arguments.file
-    source = sys.stdin.read() if arguments.file == "-" else read_script(Path(arguments.file))
+    name, source = _read(arguments)
     report = asyncio.run(examine(partial(runtime.daemon_command, "policy-child"), source))
     if arguments.json:
         _say(json.dumps(plain_report(report)))
@@ -69,15 +84,44 @@ def check(arguments: argparse.Namespace) -> int:
 
 def show(arguments: argparse.Namespace) -> int:
     """Name, hash, hooks and state; counters by hook."""
+    policy = _client(arguments).policy()
+    if arguments.source and not arguments.json:
+        sys.stdout.write(policy.get("source") or "")
+        return 0
+    return _told(policy, arguments)
+
+
+def deploy(arguments: argparse.Namespace) -> int:
+    """The script is in force; a bad one changes nothing."""
+    _, source = _read(arguments)
+    return _told(_client(arguments).deploy_policy(source), arguments)
+
+
+def remove(arguments: argparse.Namespace) -> int:
+    """The built-in policy is in force."""
+    return _told(_client(arguments).remove_policy(), arguments)
+
+
+def _read(arguments: argparse.Namespace) -> tuple[str, str]:
+    """The script's name and source. Raises ConfigError."""
+    from llorch.orchestratord.policy_file import read_script
+
+    if arguments.file == "-":
+        return "stdin", sys.stdin.read()
+    return arguments.file, read_script(Path(arguments.file))
+
+
+def _client(arguments: argparse.Namespace) -> Client:
     from llorch.client.endpoint import DEFAULT_URL, configured_url, read_key
     from llorch.client.sync import Client
 
     url = configured_url(os.environ, arguments.orchestrator) or DEFAULT_URL
-    policy = Client(url, key=read_key(os.environ, arguments.key_file)).policy()
+    return Client(url, key=read_key(os.environ, arguments.key_file))
+
+
+def _told(policy: dict[str, Any], arguments: argparse.Namespace) -> int:
     if arguments.json:
         _say(json.dumps(policy))
-    elif arguments.source:
-        sys.stdout.write(policy.get("source") or "")
     else:
         _print(policy)
     return 0

@@ -107,7 +107,7 @@ class PolicyFile:
 
     async def check(self, source: str) -> Report:
         """Try a script without using it. Raises Forbidden, HostError."""
-        self._must_be_open()
+        self.must_be_open()
         return await check(self._command, source)
 
     async def deploy(self, source: str) -> Report:
@@ -115,9 +115,7 @@ class PolicyFile:
 
         Raises Forbidden, InvalidRequest (a bad script; a policy that is the operator's file), StorageUnavailable.
         """
-        self._must_be_open()
-        if self.place.owner is Owner.OPERATOR:
-            raise InvalidRequest(f"the policy is the operator's file {self.place.path.name}: change it there")
+        self._must_be_ours()
         async with self._lock:
             fresh = self._written(source)
             try:
@@ -133,7 +131,31 @@ class PolicyFile:
             self._note(None)
         return report
 
-    def _must_be_open(self) -> None:
+    async def remove(self) -> None:
+        """Back to the built-in policy, now and after the next start; nothing happens when it is in force already.
+
+        Raises Forbidden, InvalidRequest (a policy that is the operator's file), StorageUnavailable.
+        """
+        self._must_be_ours()
+        async with self._lock:
+            try:
+                self.place.path.unlink(missing_ok=True)
+            except OSError as error:
+                raise StorageUnavailable(f"the script cannot be removed: {error.strerror}") from None
+            if self.scripted.loaded is not None:
+                await self.scripted.unload()
+                log.event(logger, "policy script removed", name=self.place.path.name)
+            self.last_error = None
+            self._seen = self._mark()
+
+    def _must_be_ours(self) -> None:
+        """Deployments have the word. Raises Forbidden, InvalidRequest."""
+        self.must_be_open()
+        if self.place.owner is Owner.OPERATOR:
+            raise InvalidRequest(f"the policy is the operator's file {self.place.path.name}: change it there")
+
+    def must_be_open(self) -> None:
+        """Raises Forbidden in platform mode."""
         if self.place.owner is Owner.NOBODY:
             raise Forbidden("in platform mode the policy is built in and immutable")
 

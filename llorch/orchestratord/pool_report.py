@@ -18,11 +18,17 @@ def unreachable(pool: PoolId, reason: str, *, wakeable: bool) -> PoolFacts:
     return PoolFacts(pool, reachable=False, wakeable=wakeable, reason=reason)
 
 
-def facts_of(pool: PoolId, body: Mapping[str, Any], labels: tuple[str, ...], *, wakeable: bool) -> PoolFacts:
-    """What a pool printed. Sizes are bytes."""
-    memory = _object(body.get("memory"))
+def facts_of(
+    pool: PoolId,
+    body: Mapping[str, Any],
+    labels: tuple[str, ...],
+    *,
+    wakeable: bool,
+    memory_max_bytes: int | None = None,
+) -> PoolFacts:
+    """What a pool printed. Sizes are bytes; `memory_max_bytes` is all that workers there may take of main memory."""
     gpus = [row for row in _rows(body, "gpus") if isinstance(row.get("index"), int)]
-    banks = [Bank(RAM, _size(memory, "total_bytes"), _size(memory, "available_bytes"))]
+    banks = [_main_memory(_object(body.get("memory")), memory_max_bytes)]
     banks += [
         Bank(f"gpu{row['index']}", _size(row, "memory_total_bytes"), _size(row, "memory_free_bytes")) for row in gpus
     ]
@@ -37,6 +43,14 @@ def facts_of(pool: PoolId, body: Mapping[str, Any], labels: tuple[str, ...], *, 
         workers=tuple(_workers(body)),
         labels=labels,
     )
+
+
+def _main_memory(memory: Mapping[str, Any], max_bytes: int | None) -> Bank:
+    """As much of it as is ours: with a limit, that less what workers hold, whoever spawned them."""
+    total, free = _size(memory, "total_bytes"), _size(memory, "available_bytes")
+    if max_bytes is None:
+        return Bank(RAM, total, free)
+    return Bank(RAM, min(total, max_bytes), max(0, min(free, max_bytes - _size(memory, "workers_bytes"))))
 
 
 def _places(backend: str, gpus: list[Mapping[str, Any]]) -> list[Place]:

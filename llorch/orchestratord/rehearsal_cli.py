@@ -33,7 +33,9 @@ def replay_arguments(parser: argparse.ArgumentParser) -> None:
 
 def simulate_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `llorch policy simulate`."""
-    parser.add_argument("--fleet", metavar="FLEET.toml", help="workers and arrivals; see --example")
+    parser.add_argument(
+        "--fleet", metavar="FLEET.toml", help="workers and arrivals (or a .json file of the same form); see --example"
+    )
     parser.add_argument("--example", action="store_true", help="print a fleet file to begin with, and stop")
     parser.add_argument("--policy", metavar="NEW.star", help="a script to compare with the built-in policy")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the arrivals (default 1)")

@@ -1,4 +1,4 @@
-"""`/v2/policy`: the script in force, trying one, and putting one in force."""
+"""`/v2/policy`: the script in force, trying one, putting one in force, taking it away, and what one would change."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from typing import Any
 
 from aiohttp import web
 
+from llorch.base import ids
 from llorch.orchestratord.policy_file import PolicyFile, plain_report
 from llorch.orchestratord.service import SERVICE
+from llorch.orchestratord.simulator import DURATION_DEFAULT_S, DURATION_MAX_S, Wanted
 from llorch.scripting.link import SCRIPT_MAX_BYTES
 from llorch.web.answers import json_response
 from llorch.web.bodies import read_object
@@ -50,6 +52,31 @@ async def deploy(request: web.Request) -> web.Response:
     return json_response(view(service.policy))
 
 
+async def remove(request: web.Request) -> web.Response:
+    """`DELETE /v2/policy`: the built-in policy from now on."""
+    service = request.app[SERVICE]
+    await service.tenant(request)
+    await service.policy.remove()
+    return json_response(view(service.policy))
+
+
+async def simulate(request: web.Request) -> web.Response:
+    """`POST /v2/policy/simulate`: drawn jobs over a described fleet, under the built-in policy and a script."""
+    service = request.app[SERVICE]
+    await service.tenant(request)
+    service.policy.must_be_open()
+    fields = Fields(await read_object(request), ("fleet", "source", "seed", "duration_s"))
+    fleet = fields.raw("fleet")
+    if not isinstance(fleet, dict):
+        fields.problem("fleet", "must be an object with workers and arrivals")
+    source = fields.text("source", size_max=SCRIPT_MAX_BYTES)
+    seed = fields.integer("seed", 0, ids.SEED_MAX)
+    duration_s = fields.integer("duration_s", 1, DURATION_MAX_S)
+    fields.done()
+    wanted = Wanted(fleet, source, 1 if seed is None else seed, duration_s or DURATION_DEFAULT_S)
+    return json_response(await service.simulator.run(wanted))
+
+
 async def _source(request: web.Request) -> str:
     fields = Fields(await read_object(request), ("source",))
     source = fields.required_text("source", size_max=SCRIPT_MAX_BYTES)
@@ -61,4 +88,6 @@ ROUTES = [
     web.get("/v2/policy", show, allow_head=False),
     web.post("/v2/policy/check", check),
     web.post("/v2/policy/deploy", deploy),
+    web.post("/v2/policy/simulate", simulate),
+    web.delete("/v2/policy", remove),
 ]

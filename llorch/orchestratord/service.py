@@ -23,6 +23,7 @@ from llorch.orchestratord.live_configuration import LiveConfiguration
 from llorch.orchestratord.metrics import Metrics
 from llorch.orchestratord.policy_file import PolicyFile
 from llorch.orchestratord.pool_facts import PoolFacts
+from llorch.orchestratord.simulator import Simulator
 from llorch.orchestratord.streams import JobStream, Streams
 from llorch.store.segments import Segments
 from llorch.store.store import Store
@@ -51,6 +52,7 @@ class Service:
     adopter: Adopter
     catalog: CatalogWatch
     policy: PolicyFile
+    simulator: Simulator
     pools: PoolFacts
     actuator: Actuator
     config: LiveConfiguration

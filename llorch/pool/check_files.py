@@ -23,8 +23,8 @@ from llorch.wire.catalog import parse_catalog
 
 # A download that nobody went on with for so long is given up; before, its files save fetching them twice.
 ABANDONED_S = 24 * 3600.0
-# A writer's temporary file lives for moments.
-STALE_S = 3600.0
+# A writer locks its temporary file at once.
+UNLOCKED_S = 2.0
 
 
 def look(home: Home, repair: Repair, env: Mapping[str, str]) -> list[Finding]:
@@ -79,13 +79,20 @@ def _temporary(home: Home, repair: Repair) -> list[Finding]:
     found = []
     for folder in {home.root, home.catalog_path.parent, home.models_dir}:
         for path in sorted(folder.glob(".*.tmp")):
-            if time.time() - path.stat().st_mtime < STALE_S:
+            if _is_young(path) or not disk.is_abandoned(path):
                 continue
             if repair is Repair.MEND:
                 path.unlink(missing_ok=True)
             detail = f"{path} was left by a command that was killed"
             found.append(Finding("left-overs", Level.WARNING, detail, FIX, repair is Repair.MEND))
     return found
+
+
+def _is_young(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime < UNLOCKED_S
+    except FileNotFoundError:
+        return True  # its writer has finished
 
 
 def _catalog(home: Home, repair: Repair) -> list[Finding]:

@@ -14,13 +14,15 @@ import llorch
 from llorch.base.clock import iso
 from llorch.base.home import Home, find_home
 from llorch.host import devices, disk, process, runtime
-from llorch.pool import catalog_file, health, records
+from llorch.pool import catalog_file, health, measured, records
+from llorch.pool.measured import Shape
 from llorch.pool.models import model_body
 from llorch.pool.output import host_name, print_json
 from llorch.pool.progress import megabytes
 from llorch.pool.records import WorkerRecord
 from llorch.pool.terminal import Terminal
 from llorch.pool.workers import worker_body
+from llorch.wire.catalog import ModelEntry
 
 
 def facts(home: Home) -> dict[str, Any]:
@@ -41,17 +43,29 @@ def facts(home: Home) -> dict[str, Any]:
         "build_id": program.build_id,
         "at": iso(time.time()),
         "cpu": {**asdict(devices.read_cpu()), "load_1m": round(os.getloadavg()[0], 2)},
-        "memory": _memory_body(devices.read_memory(), sum(row["memory_bytes"] for row in workers)),
-        "gpus": [_gpu_body(gpu, {row["pid"] for row in workers}) for gpu in gpus],
+        "memory": memory_body(devices.read_memory(), sum(row["memory_bytes"] for row in workers)),
+        "gpus": [gpu_body(gpu, {row["pid"] for row in workers}) for gpu in gpus],
         "gpus_reason": gpus_reason,
         "disk": {
             "path": str(home.models_dir),
             "total_bytes": disk.total_bytes(home.models_dir),
             "free_bytes": disk.free_bytes(home.models_dir),
         },
-        "models": [{k: v for k, v in model_body(home, entry).items() if k != "files"} for entry in entries],
+        "models": [_model_body(home, entry) for entry in entries],
         "workers": workers,
         "backends": [_backend_body(backend) for backend in devices.backends()],
+    }
+
+
+def _model_body(home: Home, entry: ModelEntry) -> dict[str, Any]:
+    """One model and what it was seen to take, without its list of files and what other versions keep in the catalog."""
+    left_out = {"files", *entry.unknown}
+    rows = measured.of_model(home, entry)
+    plain = [row.memory_bytes for row in rows if row.shape == Shape(row.shape.backend)]
+    return {
+        **{name: value for name, value in model_body(home, entry).items() if name not in left_out},
+        "measured_bytes": max(plain, default=0),
+        "measured": [row.to_body() for row in rows],
     }
 
 
@@ -61,12 +75,13 @@ def _worker_body(row: tuple[WorkerRecord, str, dict[str, Any]]) -> dict[str, Any
     return {**worker_body(*row), "memory_bytes": held}
 
 
-def _memory_body(memory: devices.Memory, workers_bytes: int) -> dict[str, int]:
+def memory_body(memory: devices.Memory, workers_bytes: int) -> dict[str, int]:
+    """Main memory; what is used and not by our workers is foreign."""
     used = memory.total_bytes - memory.available_bytes
     return {**asdict(memory), "workers_bytes": workers_bytes, "foreign_bytes": max(0, used - workers_bytes)}
 
 
-def _gpu_body(gpu: devices.Gpu, ours: Set[int]) -> dict[str, Any]:
+def gpu_body(gpu: devices.Gpu, ours: Set[int]) -> dict[str, Any]:
     """One GPU; what its driver counts as used and no worker of ours holds is foreign."""
     processes = [{"pid": pid, "memory_bytes": used, "foreign": pid not in ours} for pid, used in gpu.processes]
     held = sum(used for pid, used in gpu.processes if pid in ours)

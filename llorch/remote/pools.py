@@ -16,10 +16,11 @@ from llorch.base import config
 from llorch.base.errors import LlorchError, UsageError
 from llorch.host import quote, runtime, ssh
 from llorch.host.targets import SshTarget, find_targets
-from llorch.remote import skew, spawn, terminal
+from llorch.remote import skew, terminal
 
 if TYPE_CHECKING:
     from llorch.remote.lan import LanDownload
+    from llorch.remote.spawn import Spawning
 
 HOSTS_AT_ONCE_MAX = 16
 OUTPUT_SIZE_MAX = 64 << 20
@@ -50,7 +51,7 @@ def forward(argv: list[str], *, prog: str) -> int:
         return 0
     settings = config.load_file(config.config_path(os.environ))
     targets = find_targets(names, settings)
-    shared = _Shared(words, spawn.prepare(words, os.environ), _lan_download(words, settings))
+    shared = _Shared(words, _spawning(words), _lan_download(words, settings))
     return on_each(targets, partial(_run, shared), gather="--json" in words)
 
 
@@ -69,14 +70,25 @@ class _Shared:
     """What is the same for every host; the latter two are None for most commands."""
 
     words: Sequence[str]
-    spawning: spawn.Spawning | None
+    spawning: Spawning | None
     download: LanDownload | None
+
+
+# Most commands need neither of the two, and need not wait for what they import.
+
+
+def _spawning(words: Sequence[str]) -> Spawning | None:
+    if words[1:2] != ["spawn"]:
+        return None
+    from llorch.remote import spawn
+
+    return spawn.prepare(words, os.environ)
 
 
 def _lan_download(words: Sequence[str], settings: Mapping[str, Any]) -> LanDownload | None:
     if words[1:2] != ["download"]:
         return None
-    from llorch.remote import lan  # most commands need not wait for it
+    from llorch.remote import lan
 
     return lan.prepare(words, settings)
 

@@ -112,6 +112,15 @@ class ScriptedPolicy:
             await _closed(before)
         return report
 
+    async def unload(self) -> None:
+        """From now on the built-in policy answers everything."""
+        async with self._lock:
+            before, self._link = self._link, None
+            self.loaded = None
+            self._post(PolicyLoaded(frozenset(), ""))
+        if before is not None:
+            await _closed(before)
+
     def ask(self, ask: Ask) -> None:
         """Put a question; PolicyAnswered or PolicyFailed follows in any case."""
         now = _now()
@@ -145,6 +154,9 @@ class ScriptedPolicy:
             await link.close()
 
     async def _answer(self, ask: Ask) -> None:
+        if self.loaded is None:
+            self._fall_back(ask, Reason.BUSY, "the script was taken away meanwhile")
+            return
         if self._breaker.is_open(_now()):
             self._fall_back(ask, Reason.BREAKER)
             return

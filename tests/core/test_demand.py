@@ -13,7 +13,7 @@ from llorch.core import events as happened
 from llorch.core.demand_settings import MIB, DemandRead, DemandSettings, ModelLimits
 from llorch.core.effects import Effect, Finish, ReadPool, SpawnCause, SpawnWorker, StopCause, StopWorker
 from llorch.core.pool_facts import RAM, Bank, ModelThere, Place, PoolFacts, WorkerThere
-from llorch.core.worker import Load
+from llorch.core.worker import Load, WorkerState
 
 LOCAL = PoolId("local")
 MODELS = {ModelId("demo"): 400, ModelId("other"): 300, ModelId("third"): 200}
@@ -143,6 +143,61 @@ def test_a_job_on_the_way_to_an_idle_worker_saves_it() -> None:
     assert not stops(effects), "j1 is live"
     effects = story.end("j1")
     assert [stop.cause for stop in stops(effects)] == [StopCause.ROOM]
+
+
+def two_of_a_pinned_model(total: int) -> Pools:
+    """Two workers of ours serve `demo`, of which the last one stays."""
+    story = Pools({ModelId("demo"): ModelLimits(replicas_max=2, ttl_s=50.0, pinned=True)}, total)
+    for name in ("auto-0-a", "auto-0-b"):
+        story.worker(name, pool=LOCAL)
+        story.running[WorkerId(name)] = ModelId("demo")
+    story.facts()
+    return story
+
+
+def one_of_them_barred() -> tuple[Pools, WorkerId]:
+    """Both work, and a third model has waited for so long that one of them is to go as soon as it is empty."""
+    story = two_of_a_pinned_model(850)
+    for number, model in enumerate(("demo", "demo", "third")):
+        story.submit(f"j{number}", model=ModelId(model))
+    for _ in range(70):
+        assert not stops(story.wait(1.0) + story.beat())
+    [barred] = [worker.spec.worker_id for worker in story.brain.workers() if worker.state is WorkerState.DRAINING]
+    return story, barred
+
+
+def test_a_second_worker_of_a_pinned_model_goes_and_the_last_one_stays() -> None:
+    """A pin keeps a model loaded, not every worker that a backlog once added."""
+    story = two_of_a_pinned_model(1000)
+    effects: list[Effect] = []
+    for _ in range(200):
+        told = story.wait(1.0) + story.beat()
+        effects += told + [effect for stop in stops(told) for effect in story.down(stop)]
+    assert [stop.cause for stop in stops(effects)] == [StopCause.IDLE]
+    assert len(story.running) == 1
+
+
+def test_who_was_to_go_stays_when_the_other_one_dies_first() -> None:
+    """A condemned worker with a job is pardoned once it has become the last of a pinned model; it takes jobs again."""
+    story, barred = one_of_them_barred()
+    story.running = {barred: ModelId("demo")}
+    effects = story.facts()
+    for _ in range(10):
+        effects += story.wait(1.0) + story.beat()
+    assert not stops(effects)
+    assert story.brain.worker(barred).state is WorkerState.READY  # type: ignore[union-attr]
+
+
+def test_an_operators_drain_holds_though_the_worker_was_to_go() -> None:
+    """A worker that is barred already is drained all the same when an operator says so, and is not pardoned then."""
+    story, barred = one_of_them_barred()
+    assert story.tell(happened.WorkerDrainRequested(barred, "op"))
+    story.running = {barred: ModelId("demo")}
+    story.facts()
+    for _ in range(10):
+        story.wait(1.0)
+        story.beat()
+    assert story.brain.worker(barred).state is WorkerState.DRAINING  # type: ignore[union-attr]
 
 
 def test_a_failed_stop_is_tried_again_and_nothing_is_loaded_meanwhile() -> None:

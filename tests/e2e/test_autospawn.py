@@ -78,6 +78,28 @@ def test_a_job_shows_as_loading_and_a_model_without_a_pool_ends_with_reasons(clu
     assert "llorch pool models download tinyllama" in record["error"]["message"]
 
 
+def test_what_was_measured_decides_where_a_model_is_loaded(cluster: Cluster, tmp_path: Path) -> None:
+    """A model that was seen to take more than `[pools.local.limits]` gives is not loaded; with enough it is."""
+    program_ = program("llorch-pool")
+    env = environment(tmp_path)
+    subprocess.run([*program_, "worker", "spawn", "cpu", "--model", "demo"], env=env, check=True)
+    subprocess.run([*program_, "worker", "stop-all", "--grace", "1"], env=env, check=True)
+    status = json.loads(
+        subprocess.run([*program_, "status", "--json"], env=env, check=True, capture_output=True).stdout
+    )
+    taken = next(model["measured_bytes"] for model in status["models"] if model["id"] == "demo")
+    config = tmp_path / "llorch.toml"
+    config.write_text(f"[pools.local.limits]\nmemory_mib = {(taken >> 20) - 1}\n")
+    daemon = cluster.orchestratord("--autospawn", "--config", str(config))
+    task = {"model": "demo", "prompt": "Hi", "max_tokens": 4}
+    record = ended(daemon, daemon.post("/v2/tasks", task).json["job_id"], 60.0)
+    assert record["error"]["code"] == "INSUFFICIENT_MEMORY"
+    assert f"cpu needs {round(taken / (1 << 20))} MiB" in record["error"]["message"]
+    config.write_text(f"[pools.local.limits]\nmemory_mib = {(taken >> 20) + 1}\n")
+    until(lambda: "models and pools" in daemon.log, "the changed file is read")
+    assert ended(daemon, daemon.post("/v2/tasks", task).json["job_id"], 60.0)["status"] == "completed"
+
+
 def _loading(daemon: Daemon, job_id: str) -> dict[str, dict[str, float]] | None:
     shown = daemon.get(f"/v2/tasks/{job_id}").json
     listed = daemon.get("/v2/tasks?status=loading").json["tasks"]

@@ -36,6 +36,31 @@ def test_models_and_pools_are_read(tmp_path: Path) -> None:
     assert found.pools["local"].target is None and found.read.pools == ("local", "den")  # type: ignore[index]
 
 
+def test_limits_of_pools(tmp_path: Path) -> None:
+    """MiB of main memory for all workers of a pool, our own host included; a pool without one has no limit."""
+    found = read(tmp_path, POOLS + "[pools.Den.limits]\nmemory_mib = 3\n[pools.local.limits]\nmemory_mib = 2\n")
+    assert {name: pool.memory_max_bytes for name, pool in found.pools.items()} == {"local": 2 << 20, "den": 3 << 20}
+    assert found.pools["local"].target is None  # type: ignore[index]
+    assert read(tmp_path, POOLS).pools["den"].memory_max_bytes is None  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("limit", "bank"),
+    [
+        (None, Bank(RAM, 100, 60)),
+        (50, Bank(RAM, 50, 38)),
+        (80, Bank(RAM, 80, 60)),
+        (10, Bank(RAM, 10, 0)),
+        (500, Bank(RAM, 100, 60)),
+    ],
+)
+def test_a_limit_is_less_what_workers_hold_and_never_more_than_there_is(limit: int | None, bank: Bank) -> None:
+    """Workers hold 12 of 100 here, and 60 are available."""
+    body = {"memory": {"total_bytes": 100, "available_bytes": 60, "workers_bytes": 12}}
+    facts = facts_of("den", body, (), wakeable=False, memory_max_bytes=limit)  # type: ignore[arg-type]
+    assert facts.banks == (bank,)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -51,6 +76,9 @@ def test_models_and_pools_are_read(tmp_path: Path) -> None:
         ('[pools.den]\nmac = "nonsense"\n', "must be six pairs of hex digits"),
         ("[pools.den]\nmac = 5\n", "must be six pairs of hex digits"),
         ("[pools.den]\nlabels = [1]\n", "must be a list"),
+        ("[pools.local]\nlimits = 5\n", "[pools.local.limits]"),
+        ("[pools.den.limits]\nmemory = 5\n", "unknown key 'memory'; there is memory_mib"),
+        ("[pools.local.limits]\nmemory_mib = 0\n", "memory_mib must be a number from 1"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path: Path, text: str, said: str) -> None:

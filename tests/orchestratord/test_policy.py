@@ -76,6 +76,60 @@ def test_a_deployed_script_is_kept(cluster: Cluster) -> None:
     assert hooks(again) == ["admit"]
 
 
+def test_a_deployed_script_can_be_taken_away(cluster: Cluster, tmp_path: Path) -> None:
+    """`llorch policy deploy` and `remove`: the built-in policy is back, also after a restart; the child is gone."""
+    daemon = cluster.orchestratord()
+    script = tmp_path / "mine.star"
+    script.write_text(GOOD)
+    told = policy_words(tmp_path, "deploy", str(script), "--orchestrator", daemon.url)
+    assert told.returncode == 0 and "hooks: admit" in told.stdout, told.stderr
+    assert child_of(daemon) is not None
+    script.write_text(BAD)
+    told = policy_words(tmp_path, "deploy", str(script), "--orchestrator", daemon.url)
+    assert told.returncode == 1 and "admit(task, ctx)" in told.stderr
+    assert hooks(daemon) == ["admit"]
+    for _ in range(2):  # the second time there is nothing to take away
+        told = policy_words(tmp_path, "remove", "--orchestrator", daemon.url)
+        assert (told.returncode, told.stdout) == (0, "the built-in policy answers everything\n"), told.stderr
+    assert child_of(daemon) is None and "policy" not in daemon.get("/health").json
+    assert daemon.post("/v2/tasks", {"prompt": "x", "model": "demo"}).status == 202
+    daemon.stop()
+    assert hooks(cluster.orchestratord()) == []
+
+
+def policy_words(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """`llorch policy WORDS`, run to its end."""
+    return subprocess.run(
+        [*program("policy"), *words], env=environment(home), capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+FLEET = {
+    "workers": [{"model": "demo", "slots": 1, "tokens_per_s": 50}],
+    "arrivals": [
+        {"tenant": "alice", "model": "demo", "per_minute": 6, "tokens_out": 100},
+        {"tenant": "bob", "priority": "batch", "model": "demo", "per_minute": 30, "tokens_out": 100},
+    ],
+}
+
+
+def test_a_script_is_simulated_over_http(shared_orchestratord: Daemon) -> None:
+    """`POST /v2/policy/simulate` answers with both accounts; what is wrong with fleet or script is said as 400."""
+    wanted = {"fleet": FLEET, "duration_s": 600, "seed": 3}
+    one = shared_orchestratord.post("/v2/policy/simulate", {**wanted, "source": OTHER})
+    assert one.status == 200 and [policy["title"] for policy in one.json["policies"]] == ["built-in", "new"]
+    assert shared_orchestratord.post("/v2/policy/simulate", {**wanted, "source": OTHER}).json == one.json
+    for wrong, said in (
+        ({"fleet": {**FLEET, "workerz": []}}, "workers"),
+        ({"fleet": FLEET, "source": BAD}, "admit(task, ctx)"),
+        ({"fleet": "two machines"}, "fleet"),
+        ({"fleet": FLEET, "seeds": 1}, "seed"),
+    ):
+        refused = shared_orchestratord.post("/v2/policy/simulate", wrong)
+        assert refused.status == 400 and said in str(refused.json["error"]), refused.json
+        assert "/tmp" not in str(refused.json)
+
+
 def test_the_file_is_watched(cluster: Cluster, tmp_path: Path) -> None:
     """A changed file is loaded by itself and on SIGHUP; a bad one leaves the old script and shows; mending heals."""
     script = tmp_path / "my.star"

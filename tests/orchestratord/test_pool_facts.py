@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from tests.daemons import ROOT, Cluster, Daemon, environment
+from tests import json_schema
+from tests.daemons import Cluster, Daemon, environment
 from tests.json_schema import problems
 from tests.remote.cli import install_pool, llorch
 from tests.remote.sshd import SSHD, Sshd, running_sshd
 
-SCHEMA = json.loads((ROOT / "spec" / "pool_status.schema.json").read_text())
+SCHEMA = json_schema.load("pool_status")
 
 
 @pytest.fixture(scope="module")

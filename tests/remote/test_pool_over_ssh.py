@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import json_schema
 from tests.remote.cli import Done, install_pool, llorch
 from tests.remote.sshd import Sshd, program
 
@@ -62,6 +63,15 @@ def test_a_single_host_passes_everything_through(
         expected, got = expected.replace(old, new), got.replace(old, new)
     assert (there.code, got) == (here.code, expected), there.err
     assert bool(here.err) == bool(there.err)
+
+
+def test_status_over_ssh_is_as_its_schema_says(sshd: Sshd, pool_home: Path) -> None:
+    """`status --host H --json` prints the facts of that host, valid by spec/pool_status.schema.json."""
+    done = llorch("pool", "status", "--host", "a", "--json", env=sshd.env)
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert list(json_schema.problems(found, json_schema.load("pool_status"))) == []
+    assert found["disk"]["path"] == str(pool_home / "models")
 
 
 def test_host_may_stand_anywhere(sshd: Sshd, pool_home: Path) -> None:

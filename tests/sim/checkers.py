@@ -71,6 +71,8 @@ class Checkers:
                     self.seats[effect.job_id, effect.attempt] = (seat[0], world.now + self.settings.cancel_limit_s)
             if isinstance(effect, to_do.Dispatch):
                 self._seat(effect, world)
+            elif isinstance(effect, to_do.StopWorker):
+                self._check_kept(effect, world)
         if isinstance(event, happened.JobSubmitted) and not answer and event.spec.job_id not in self.specs:
             raise Violation(f"{event.spec.job_id} was not answered")
 
@@ -178,15 +180,31 @@ class Checkers:
                 f"{effect.model} does not fit {pool.name}: {pool.used} of {pool.total} taken by {list(pool.processes)}"
             )
 
+    def _check_kept(self, effect: to_do.StopWorker, world: World) -> None:
+        """The last worker of a pinned model and the least number stay, as far as the brain knows who is there."""
+        assert world.on_demand is not None
+        limits = world.on_demand.limits.get(effect.model)
+        if limits is None or world.brain is None or effect.cause is to_do.StopCause.STRAY:
+            return
+        known = [world.brain.worker(worker.spec.worker_id) for worker in world.workers]
+        others = [
+            worker.spec.worker_id
+            for worker in known
+            if worker is not None
+            and worker.spec.model == effect.model
+            and worker.spec.worker_id.startswith("auto-")
+            and worker.spec.worker_id != effect.worker_id
+            and worker.state is WorkerState.READY
+        ]
+        if len(others) < max(limits.replicas_min, limits.pinned):
+            raise Violation(f"{effect.worker_id} is stopped, and of {effect.model} only {others} are left")
+
     def _check_evicted(self, effect: to_do.StopWorker, world: World) -> None:
-        """No worker is stopped while a job of ours is on it, nor one of a pinned model or of the least number."""
+        """No worker is stopped while a job of ours is on it, nor one that somebody else started."""
         assert world.on_demand is not None
         seats = [key for key, (name, free_at) in self.seats.items() if name == effect.worker_id and free_at is None]
         if seats:
             raise Violation(f"{effect.worker_id} is stopped with {seats}")
-        limits = world.on_demand.limits.get(effect.model)
-        if limits is not None and limits.pinned and effect.cause is not to_do.StopCause.STRAY:
-            raise Violation(f"{effect.worker_id} is stopped, but {effect.model} is pinned")
         if not effect.worker_id.startswith("auto-"):
             raise Violation(f"{effect.worker_id} was not loaded on demand and is stopped")
 

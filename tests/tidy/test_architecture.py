@@ -45,7 +45,7 @@ EDGES = {
     "web": {"wire"},
     "orchestratord": {
         *("core", "wire", "store", "scripting", "client", "web"),
-        *("host.ssh", "host.process", "host.runtime", "host.notify", "host.pool_session"),
+        *("host.ssh", "host.process", "host.runtime", "host.notify", "host.pool_session", "host.commands"),
         *("host.targets", "host.wake"),
     },
     "workerd": {"batching", "wire", "model", "web", "host.runtime", "host.process", "host.cores", "host.notify"},
