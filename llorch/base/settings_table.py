@@ -158,6 +158,7 @@ PROFILE = (
     Setting("repo", Kind.TEXT, None, "source checkout over there"),
     Setting("labels", Kind.NAMES, None, "words for it"),
     Setting("mac", Kind.TEXT, None, "its network card's address, for waking it"),
+    Setting("tunnel", Kind.SWITCH, False, "workers stay on its loopback and are reached through SSH"),
     Setting("limits", Kind.TABLE, None, "`memory_mib`: main memory for all workers there; autospawn stays below it"),
 )
 

@@ -255,6 +255,10 @@ class AsyncClient:
         """The workers orchestratord knows."""
         return await self._object(calls.workers())
 
+    async def add_worker(self, url: str, *, pool: str | None = None) -> dict[str, Any]:
+        """Use the worker at a URL from now on; with `pool`, one on the loopback of that pool, behind its tunnel."""
+        return await self._object(calls.add_worker(url, pool))
+
     async def pools(self, max_age_s: int | None = None) -> dict[str, Any]:
         """The pools orchestratord knows; it asks those anew whose facts are older than `max_age_s`."""
         return await self._object(calls.pools(max_age_s))

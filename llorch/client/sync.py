@@ -192,6 +192,10 @@ class Client:
         """The workers orchestratord knows."""
         return self._object(calls.workers())
 
+    def add_worker(self, url: str, *, pool: str | None = None) -> dict[str, Any]:
+        """Use the worker at a URL from now on; with `pool`, one on the loopback of that pool, behind its tunnel."""
+        return self._object(calls.add_worker(url, pool))
+
     def pools(self, max_age_s: int | None = None) -> dict[str, Any]:
         """The pools orchestratord knows; it asks those anew whose facts are older than `max_age_s`."""
         return self._object(calls.pools(max_age_s))

@@ -44,6 +44,7 @@ from llorch.orchestratord.service import Phase, Service
 from llorch.orchestratord.settings import LanAccess, Mode, Settings
 from llorch.orchestratord.simulator import Simulator
 from llorch.orchestratord.streams import JobStream, Streams
+from llorch.orchestratord.tunnels import Tunnels
 from llorch.scripting.policy import ScriptedPolicy
 from llorch.store.segments import OPEN_FILES_MAX, Segments
 from llorch.store.store import FILE_NAME, Snapshot, Store
@@ -82,10 +83,11 @@ async def run(config: LiveConfiguration) -> None:
         tls = tls_context(settings)
         segments = Segments(settings.state_dir / "segments", max(OPEN_FILES_MAX, files_max // FILES_OF_A_STREAM))
         stack.callback(segments.close)
-        session = await stack.enter_async_context(upstream.open_session())
+        tunnels = Tunnels()
+        session = await stack.enter_async_context(upstream.open_session(tunnels.connect))
         try:
             async with asyncio.TaskGroup() as group:
-                daemon = Daemon(config, store, segments, group, session, notifier)
+                daemon = Daemon(config, store, segments, group, session, tunnels, notifier)
                 await daemon.serve(sock, tls)
                 raise Stopped
         except* Stopped:
@@ -104,6 +106,7 @@ class Daemon:
         segments: Segments,
         group: asyncio.TaskGroup,
         session: upstream.Session,
+        tunnels: Tunnels,
         notifier: notify.Notifier,
     ) -> None:
         self._config = config
@@ -134,6 +137,8 @@ class Daemon:
             token,
             lambda: self._url,
             only_loopback=is_loopback(settings.bind),
+            tunnels=tunnels,
+            take_in=lambda url, correlation_id: self.service.take_in(url, correlation_id),
         )
         adopter = Adopter(session, group, brain.worker, driver.post)
         self.service = Service(
@@ -152,6 +157,7 @@ class Daemon:
             pools=PoolFacts(lambda: config.current.file, group),
             actuator=self._actuator,
             config=config,
+            tunnels=tunnels,
         )
         self._zone = Zone()
         self._stop_wanted = asyncio.Event()

@@ -62,6 +62,8 @@ def _write_pools(pools: Sequence[Mapping[str, Any]]) -> None:
     for pool in shown:
         if pool.get("facts_error"):
             terminal.tell(f"pool {pool.get('id')}: {pool['facts_error']}")
+        if (why := _mapping(pool.get("tunnel")).get("error")) is not None:
+            terminal.tell(f"pool {pool.get('id')}: no tunnel: {why}")
 
 
 def _pool_cells(pool: Mapping[str, Any]) -> list[str]:

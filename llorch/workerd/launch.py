@@ -73,7 +73,11 @@ def parser(prog: str) -> argparse.ArgumentParser:
         "--port", type=int, default=PORT_DEFAULT, help=f"port to listen on, 0 takes a free one (default {PORT_DEFAULT})"
     )
     add("--worker-id", metavar="ID", help="name of this worker (default: a fresh one)")
-    add("--callback-url", metavar="URL", help="where to announce readiness (default: this host's orchestratord)")
+    add(
+        "--callback-url",
+        metavar="URL",
+        help="where to announce readiness; none: nowhere (default: this host's orchestratord)",
+    )
     add("--backend", choices=BACKENDS, default="cpu", help="what computes (default cpu)")
     add("--gpu", type=int, default=0, metavar="N", help="which GPU, for cuda and metal (default 0)")
     add("--token-file", type=Path, metavar="FILE", help="file with the worker token that callers must show")
