@@ -5,8 +5,10 @@ import sys
 if __name__ == "__main__":
     if getattr(sys, "frozen", False):
         from llorch.host.deferred import install
+        from llorch.host.interrupts import count_presses_once
 
         install()
+        count_presses_once()
     if "--multiprocessing-fork" in sys.argv:  # only a spawn child needs it, and multiprocessing costs 12 ms
         from multiprocessing import freeze_support
 

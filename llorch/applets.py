@@ -93,7 +93,10 @@ HIDDEN = (Applet("llorch.scripting.child:main", "", word="policy-child"),)
 
 # First words of `llorch` that llorch.remote.main parses itself: (word, help).
 REMOTE_WORDS = (
+    ("run", "talk to a model; whatever is missing is brought and started"),
+    ("init", "write a first llorch.toml, by three questions"),
     ("infer", "one prompt straight to one worker"),
+    ("bench", "compare workers, by the same prompts in turns"),
     ("jobs", "submit, list, show, watch, cancel and explain jobs"),
     ("sessions", "list, open, show and close sessions"),
     ("usage", "what your tenant took by day, and what it has now"),
@@ -103,7 +106,7 @@ REMOTE_WORDS = (
     ("demo", "the whole system on this machine, in one minute"),
 )
 # Words it knows, but cannot do in this version: it says so instead of `unknown command`.
-REMOTE_WORDS_LATER = ("run", "bench", "init")
+REMOTE_WORDS_LATER: tuple[str, ...] = ()
 # Words after `llorch pool` that concern the operator's side even without --host.
 REMOTE_POOL_WORDS = ("register", "install", "uninstall", "upgrade", "rollback")
 # Pairs of them that do: they are about several pools.

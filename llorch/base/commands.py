@@ -57,6 +57,12 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"formatter_class": _Help, **kwargs})
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Options may stand between the words of a list, too (`run MODEL --seed 3 WORD …`)."""
+        if any(not action.option_strings and action.nargs == argparse.ZERO_OR_MORE for action in self._actions):
+            return self.parse_intermixed_args(args, namespace)
+        return super().parse_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         """One line, with a suggestion when an option was mistyped."""
         hint = ""

@@ -259,6 +259,10 @@ class AsyncClient:
         """Use the worker at a URL from now on; with `pool`, one on the loopback of that pool, behind its tunnel."""
         return await self._object(calls.add_worker(url, pool))
 
+    async def register_pool(self, host: str) -> dict[str, Any]:
+        """Let workers on `host` be used."""
+        return await self._object(calls.register_pool(host))
+
     async def pools(self, max_age_s: int | None = None) -> dict[str, Any]:
         """The pools orchestratord knows; it asks those anew whose facts are older than `max_age_s`."""
         return await self._object(calls.pools(max_age_s))

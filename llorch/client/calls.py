@@ -130,6 +130,11 @@ def add_worker(url: str, pool: str | None) -> Call:
     return _post("/v2/workers", {"url": url} if pool is None else {"url": url, "pool": pool})
 
 
+def register_pool(host: str) -> Call:
+    """`POST /v2/pools`: a host whose workers may be used."""
+    return _post("/v2/pools", {"id": host})
+
+
 def models() -> Call:
     """`GET /v2/models`."""
     return Call("GET", "/v2/models")

@@ -196,6 +196,10 @@ class Client:
         """Use the worker at a URL from now on; with `pool`, one on the loopback of that pool, behind its tunnel."""
         return self._object(calls.add_worker(url, pool))
 
+    def register_pool(self, host: str) -> dict[str, Any]:
+        """Let workers on `host` be used."""
+        return self._object(calls.register_pool(host))
+
     def pools(self, max_age_s: int | None = None) -> dict[str, Any]:
         """The pools orchestratord knows; it asks those anew whose facts are older than `max_age_s`."""
         return self._object(calls.pools(max_age_s))

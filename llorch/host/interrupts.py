@@ -3,15 +3,46 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 _ENDINGS = (signal.SIGTERM, signal.SIGHUP)
+_ECHO_S = 0.1
+
+Handler = Callable[[int, FrameType | None], None]
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+class Presses:
+    """Tells a signal from its echo: the onefile's launcher hears Ctrl-C at a terminal, too, and passes it on to us."""
+
+    def __init__(self) -> None:
+        self._heard_at: dict[int, float] = {}
+
+    def is_echo(self, number: int) -> bool:
+        """Did the same signal come less than a tenth of a second ago? Nobody presses a key twice in that."""
+        now = time.monotonic()
+        if now - self._heard_at.get(number, -_ECHO_S) < _ECHO_S:
+            return True
+        self._heard_at[number] = now
+        return False
+
+
+def _raising(end: Callable[[int], BaseException]) -> Handler:
+    presses = Presses()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if not presses.is_echo(number):
+            raise end(number)
+
+    return handle
+
+
+def count_presses_once() -> None:
+    """From now on one Ctrl-C is one KeyboardInterrupt, also for the onefile; where it was ignored it stays so."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _raising(lambda number: KeyboardInterrupt()))
 
 
 @contextmanager
@@ -20,7 +51,20 @@ def as_keyboard_interrupt() -> Iterator[None]:
 
     Only the main thread may use it. What undoes a half-done piece of work then needs to know one exception only.
     """
-    before = {number: signal.signal(number, _interrupt) for number in _ENDINGS}
+    interrupt = _raising(lambda number: KeyboardInterrupt())
+    before = {number: signal.signal(number, interrupt) for number in _ENDINGS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def as_exit() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the program by SystemExit(128 + n), where Ctrl-C means less. Main thread only."""
+    leave = _raising(lambda number: SystemExit(128 + number))
+    before = {number: signal.signal(number, leave) for number in _ENDINGS}
     try:
         yield
     finally:

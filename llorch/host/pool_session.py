@@ -10,7 +10,7 @@ import asyncio
 import os
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -89,15 +89,16 @@ class _Kept:
 class _Here:
     """This host: no SSH."""
 
-    def __init__(self, stop_steps: StopSteps) -> None:
+    def __init__(self, stop_steps: StopSteps, look: Mapping[str, str]) -> None:
         self._stop_steps = stop_steps
+        self._look = look
 
     async def ends(self) -> Ends:
         return Ends("127.0.0.1", "127.0.0.1")
 
     async def run(self, words: Sequence[str], *, stdin: bytes = b"", heard: Sink | None = None) -> Done:
         argv = [*await asyncio.to_thread(runtime.daemon_command, "llorch-pool"), *words]
-        environment = {**clean_environment(), **source_path(), **_PLAIN}
+        environment = {**clean_environment(), **source_path(), **self._look}
         pipe, kept = subprocess.PIPE, _Kept(heard)
         given = prepared_stdin(stdin or None)
         try:
@@ -138,29 +139,35 @@ async def _stop(process: asyncio.subprocess.Process, steps: StopSteps) -> None:
 class _There:
     """Another host, over an open SSH connection."""
 
-    def __init__(self, target: SshTarget, remote: ssh.Remote) -> None:
+    def __init__(self, target: SshTarget, remote: ssh.Remote, look: Mapping[str, str]) -> None:
         self._target = target
         self._remote = remote
+        self._look = look
 
     async def ends(self) -> Ends:
         return Ends(self._remote.local_address, await self._remote.server_address())
 
     async def run(self, words: Sequence[str], *, stdin: bytes = b"", heard: Sink | None = None) -> Done:
         kept = _Kept(heard)
-        argv = quote.pool_argv(words, program=self._target.program, env=_PLAIN)
+        argv = quote.pool_argv(words, program=self._target.program, env=self._look)
         code = await self._remote.run(argv, out=kept.print, err=kept.complain, stdin=stdin)
         return Done(code, bytes(kept.out), bytes(kept.err))
 
 
 @asynccontextmanager
-async def open_session(target: SshTarget | None, *, stop_steps: StopSteps = STOP_STEPS) -> AsyncIterator[PoolSession]:
-    """A way to `target`; None is this host, where cancelled commands get these signals. Raises SshFailed."""
+async def open_session(
+    target: SshTarget | None, *, stop_steps: StopSteps = STOP_STEPS, look: Mapping[str, str] = _PLAIN
+) -> AsyncIterator[PoolSession]:
+    """A way to `target`; None is this host, where cancelled commands get these signals. Raises SshFailed.
+
+    `look`: environment that says what the output should look like, see llorch/pool/terminal.py.
+    """
     if target is None:
-        yield _Here(stop_steps)
+        yield _Here(stop_steps, look)
         return
     await asyncio.to_thread(runtime.ensure, "net")
     async with ssh.connect(target) as remote:
-        yield _There(target, remote)
+        yield _There(target, remote, look)
 
 
 async def output(target: SshTarget | None, words: Sequence[str], *, timeout_s: float) -> bytes:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llorch.base.errors import HostError
+from llorch.host.interrupts import Presses
 
 if TYPE_CHECKING:
     import asyncio
@@ -231,8 +232,14 @@ def kill(spawned: Spawned) -> None:
 
 def on_stop(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
     """Call `callback` in `loop` for every SIGTERM and SIGINT of this process, instead of dying of it."""
+    presses = Presses()
+
+    def heard(number: int) -> None:
+        if not presses.is_echo(number):
+            callback()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, callback)
+        loop.add_signal_handler(number, heard, number)
 
 
 def on_reload(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:

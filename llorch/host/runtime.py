@@ -11,6 +11,7 @@ import io
 import json
 import os
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import llorch
 from llorch.base.config import cache_dir
 from llorch.base.errors import HostError
-from llorch.host.process import bound_to, clean_environment
+from llorch.host.process import bound_to, clean_environment, start_time
 
 if TYPE_CHECKING:
     from llorch.host import executable
@@ -160,6 +161,14 @@ def end_with_launcher() -> None:
     """In the onefile's child process: be killed when the process that people see, its parent, is."""
     if is_frozen() and not is_one_folder():
         bound_to(os.getppid())()
+
+
+def seconds_since_start() -> float:
+    """Since the command was started, by the system's book: what the onefile took to unpack itself is part of it."""
+    started = start_time(os.getppid() if is_frozen() and not is_one_folder() else os.getpid())
+    assert started is not None, "a running process has a start time"
+    clock = time.CLOCK_BOOTTIME if sys.platform.startswith("linux") else time.CLOCK_REALTIME
+    return max(0.0, time.clock_gettime(clock) - started)
 
 
 def one_folder_program() -> Path:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from llorch.base.errors import LlorchError, SshFailed
 from llorch.host import host_keys, quote, ssh_library
+from llorch.host.interrupts import Presses
 from llorch.host.pid_mark import PidMark
 from llorch.host.targets import SshTarget
 
@@ -337,17 +338,33 @@ def _failed(target: SshTarget, error: Exception, key: host_keys.SeenKey | None =
 
 
 def run_interruptible(main: Callable[[], Any]) -> Any:
-    """`asyncio.run(main())`, with SIGTERM and SIGHUP ending it as cleanly as Ctrl-C does: remote commands stop, too."""
+    """`asyncio.run(main())`; SIGTERM, SIGHUP and Ctrl-C end it cleanly, remote commands too; a second one at once.
+
+    Raises KeyboardInterrupt then. Main thread only.
+    """
+    presses = Presses()
 
     async def guarded() -> Any:
         task = asyncio.current_task()
         assert task is not None
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, task.cancel)
+
+        def end(number: int) -> None:
+            if presses.is_echo(number):
+                return
+            if task.cancelling():
+                raise KeyboardInterrupt
+            task.cancel()
+
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                loop.add_signal_handler(number, end, number)
         return await main()
 
+    before = signal.getsignal(signal.SIGINT)
     try:
         return asyncio.run(guarded())
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, before)  # asyncio puts its own idea of the default there

@@ -44,15 +44,20 @@ def show(events: Iterable[InferenceEvent], form: Form) -> int:
     raise LlorchError("the stream ended without saying how")
 
 
+def figures(end: End, ttft_s: float | None) -> str:
+    """How an answer went, in a line; `ttft_s` is what this client saw."""
+    speed = end.tokens_out * 1000 / end.decode_time_ms if end.decode_time_ms else None
+    parts = [
+        f"{end.tokens_out} tokens",
+        "ttft -" if ttft_s is None else f"ttft {ttft_s * 1000:.0f} ms",
+        "- tok/s" if speed is None else f"{speed:.1f} tok/s",
+        end.stop_reason,
+    ]
+    return ", ".join(parts)
+
+
 def _finish(event: End | ErrorEvent, ttft_s: float | None) -> int:
     if isinstance(event, ErrorEvent):
         raise event.to_error()
-    speed = event.tokens_out * 1000 / event.decode_time_ms if event.decode_time_ms else None
-    figures = [
-        f"{event.tokens_out} tokens",
-        "ttft -" if ttft_s is None else f"ttft {ttft_s * 1000:.0f} ms",
-        "- tok/s" if speed is None else f"{speed:.1f} tok/s",
-        event.stop_reason,
-    ]
-    terminal.tell(", ".join(figures))
+    terminal.tell(figures(event, ttft_s))
     return CANCELLED if event.stop_reason == "CANCELLED" else 0

@@ -9,7 +9,10 @@ from llorch.base.commands import CommandTable, Leaf
 COMMANDS = CommandTable(
     about="operate the cluster: pools over SSH, jobs over HTTP",
     leaves={
+        ("run",): Leaf("llorch.remote.run:run", "talk to a model; whatever is missing is brought and started"),
+        ("init",): Leaf("llorch.remote.init:init", "write a first llorch.toml, by three questions"),
         ("infer",): Leaf("llorch.remote.infer:infer", "one prompt straight to one worker"),
+        ("bench",): Leaf("llorch.remote.bench:bench", "compare workers, by the same prompts in turns"),
         ("jobs", "submit"): Leaf("llorch.remote.jobs:submit", "submit a job and stream its answer"),
         ("jobs", "list"): Leaf("llorch.remote.jobs:list_jobs", "show jobs, newest first"),
         ("jobs", "show"): Leaf("llorch.remote.jobs:show", "show one job"),
@@ -41,7 +44,6 @@ COMMANDS = CommandTable(
         "service": "daemons that stay: systemd units, launchd agents",
         "pool": "pools over SSH: any llorch-pool command with --host",
     },
-    not_yet=("run", "bench", "init"),
 )
 _POOL_WORDS = tuple(name[1] for name in COMMANDS.leaves if name[0] == "pool")
 

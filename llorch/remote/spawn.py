@@ -18,7 +18,7 @@ from llorch.base.addresses import is_loopback
 from llorch.base.commands import Parser
 from llorch.base.config import state_dir
 from llorch.base.errors import HostError, PoolUnavailable, UsageError
-from llorch.client.endpoint import DEFAULT_URL, parse, read_key
+from llorch.client.endpoint import parse, read_key
 from llorch.client.sync import Client
 from llorch.remote import orchestrator, terminal
 
@@ -107,7 +107,7 @@ def _named(words: Sequence[str]) -> str | None:
 
 
 def _client(env: Mapping[str, str]) -> Client:
-    return Client(orchestrator.configured_url(env) or DEFAULT_URL, key=read_key(env))
+    return Client(orchestrator.find_url(env), key=read_key(env))
 
 
 def prepare(words: Sequence[str], env: Mapping[str, str], *, all_tunnelled: bool = False) -> Spawning | None:
@@ -125,7 +125,7 @@ def prepare(words: Sequence[str], env: Mapping[str, str], *, all_tunnelled: bool
     ours, rest = parser.parse_known_args(list(words))
     if ours.insecure_lan:
         terminal.tell("WARNING: --insecure-lan: anybody who reaches the worker's port can use it; no token guards it")
-    url = orchestrator.configured_url(env) or DEFAULT_URL
+    url = orchestrator.find_url(env)
     if ours.callback_url is None and not (ours.tunnel or all_tunnelled) and is_loopback(parse(url).host):
         _warn_of_loopback(env)
     return Spawning(

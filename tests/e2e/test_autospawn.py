@@ -96,7 +96,7 @@ def test_what_was_measured_decides_where_a_model_is_loaded(cluster: Cluster, tmp
     assert record["error"]["code"] == "INSUFFICIENT_MEMORY"
     assert f"cpu needs {round(taken / (1 << 20))} MiB" in record["error"]["message"]
     config.write_text(f"[pools.local.limits]\nmemory_mib = {(taken >> 20) + 1}\n")
-    until(lambda: "models and pools" in daemon.log, "the changed file is read")
+    until(lambda: "read again from llorch.toml: pools.local" in daemon.log, "the changed file is read")
     assert ended(daemon, daemon.post("/v2/tasks", task).json["job_id"], 60.0)["status"] == "completed"
 
 

@@ -182,3 +182,12 @@ def test_a_server_that_forbids_forwarding(tmp_path: Path) -> None:
             assert daemon.post("/v2/workers", {"url": "http://127.0.0.1:1", "pool": "den"}).code == "POOL_UNAVAILABLE"
         finally:
             cluster.close()
+
+
+def test_run_goes_through_the_tunnel(rig: Rig) -> None:
+    """`llorch run demo --host den`: the worker it starts stays on its loopback, and answers."""
+    daemon = rig.start()
+    done = rig.llorch(daemon, "run", "demo", "--host", "den", "Once upon a time")
+    assert done.code == 0 and done.out.strip(), done.err
+    [worker] = daemon.get("/v2/workers").json["workers"]
+    assert worker["pool"] == "den" and worker["url"].startswith("http://den.tunnel.invalid:")

@@ -31,3 +31,31 @@ def test_deferred_steps_are_whole(number: signal.Signals) -> None:
         os.kill(os.getpid(), number)
         done.append("all of it")
     assert done and [signal.getsignal(n) for n in ALL] == before
+
+
+@pytest.mark.parametrize("number", ALL[1:])
+def test_an_echo_is_no_second_press(number: signal.Signals) -> None:
+    """The onefile's launcher passes on what the terminal has told us already: one press, one KeyboardInterrupt."""
+    raised = 0
+    with interrupts.as_keyboard_interrupt():
+        for _ in range(2):
+            try:
+                os.kill(os.getpid(), number)
+                signal.sigtimedwait([], 0.01)
+            except KeyboardInterrupt:
+                raised += 1
+    assert raised == 1
+
+
+def test_a_second_press_counts() -> None:
+    """Whoever presses again, a moment later, means it."""
+    raised = 0
+    with interrupts.as_keyboard_interrupt():
+        for _ in range(2):
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                signal.sigtimedwait([], 5)
+            except KeyboardInterrupt:
+                raised += 1
+            signal.sigtimedwait([], 0.15)
+    assert raised == 2

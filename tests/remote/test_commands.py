@@ -54,7 +54,7 @@ def test_the_specification_names_every_command() -> None:
         (["jobs", "submitt"], "did you mean 'submit'?"),
         (["jobs", "list", "--limt", "3"], "did you mean '--limit'?"),
         (["infer", "--prompt", "x"], "--worker"),
-        (["run", "demo"], "not there yet"),
+        (["bench", "--worker", "h:1", "--rounds", "0"], "at least 1"),
         (["pool", "install"], "--host"),
         (["pool", "--host", "a", "install", "--binry", "x"], "did you mean '--binary'?"),
         (["pool", "rollback", "--host", "a", "--prefix", "here"], "absolute path"),
