@@ -64,7 +64,7 @@ class Actuator:
         self._token = worker_token
         self._orchestrator = orchestrator
         self._only_loopback = only_loopback
-        self._tunnels, self._take_in = tunnels, take_in
+        self.tunnels, self._take_in = tunnels, take_in
         self._profiles: Mapping[PoolId, Profile] = {}
         self._hands: dict[PoolId, _Hand] = {}
         self._watched = False
@@ -72,7 +72,7 @@ class Actuator:
     def set_pools(self, profiles: Mapping[PoolId, Profile], *, watched: bool) -> None:
         """The pools that are there from now on; `watched` ones are read at once and then every minute."""
         self._profiles, self._watched = profiles, watched
-        self._tunnels.set_pools(profiles, self._group)
+        self.tunnels.set_pools(profiles, self._group)
         if watched:
             for pool in profiles:
                 self._hand(pool).give(ReadPool(pool))
@@ -95,7 +95,7 @@ class Actuator:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        self._tunnels.close()
+        self.tunnels.close()
 
     def _hand(self, pool: PoolId) -> _Hand:
         hand = self._hands.get(pool)
@@ -186,7 +186,7 @@ class Actuator:
 
     def _tunnel_line(self, pool: PoolId) -> bytes:
         """For a worker that stays on its loopback and announces itself nowhere. Raises PoolUnavailable."""
-        self._tunnels.must_be_open(pool)
+        self.tunnels.must_be_open(pool)
         return callback.stdin_line(self._token, callback.NOBODY, callback.LOOPBACK)
 
     async def _take_in_spawned(self, command: SpawnWorker, printed: bytes) -> None:

@@ -109,11 +109,9 @@ class Daemon:
         tunnels: Tunnels,
         notifier: notify.Notifier,
     ) -> None:
-        self._config = config
+        self._config, self._notifier, self._group = config, notifier, group
         settings = config.current.settings
-        self._notifier = notifier
         self._url = ""
-        self._group = group
         self._snapshot = store.snapshot(settings.brain.idempotency_keys_max, time.time())
         token = worker_token.find_or_create(os.environ, settings.state_dir)
         self._mark = mark_of(token)
@@ -157,7 +155,6 @@ class Daemon:
             pools=PoolFacts(lambda: config.current.file, group),
             actuator=self._actuator,
             config=config,
-            tunnels=tunnels,
         )
         self._zone = Zone()
         self._stop_wanted = asyncio.Event()

@@ -59,11 +59,15 @@ class Service:
     pools: PoolFacts
     actuator: Actuator
     config: LiveConfiguration
-    tunnels: Tunnels
     carriers: Counter[JobId] = field(default_factory=Counter)  # requests whose connection carries a job's answer
     phase: Phase = Phase.STARTING
     keys_checked_at: float = 0.0
     catalog_read_at: float = 0.0
+
+    @property
+    def tunnels(self) -> Tunnels:
+        """To the pools that have one."""
+        return self.actuator.tunnels
 
     async def take_in(self, url: str, correlation_id: str) -> WorkerSpec:
         """Use the worker at `url` from now on, and ask it how it is. Raises WorkerUnavailable, InvalidRequest."""

@@ -37,7 +37,7 @@ class Spawning:
     orchestrator_url: str
     callback_url: str | None
     bind: str | None
-    tunnel: bool
+    tunnel: bool = False
 
     def stdin_line(self, local: str | None, server: str) -> bytes:
         """The line for a session between our address `local` (None: unknown) and the pool's `server`."""
