@@ -105,8 +105,6 @@ REMOTE_WORDS = (
     ("keys", "client keys of the orchestrator"),
     ("demo", "the whole system on this machine, in one minute"),
 )
-# Words it knows, but cannot do in this version: it says so instead of `unknown command`.
-REMOTE_WORDS_LATER: tuple[str, ...] = ()
 # Words after `llorch pool` that concern the operator's side even without --host.
 REMOTE_POOL_WORDS = ("register", "install", "uninstall", "upgrade", "rollback")
 # Pairs of them that do: they are about several pools.
@@ -175,7 +173,7 @@ def _dispatch_word(args: list[str]) -> int:
         return _run(role, args[1:], f"llorch {first}")
     if role is not None:
         return _dispatch_word(args[1:])
-    if first.startswith("-") or first in REMOTE_WORDS_LATER or any(first == word for word, _ in REMOTE_WORDS):
+    if first.startswith("-") or any(first == word for word, _ in REMOTE_WORDS):
         return _run(_row("llorch"), args, "llorch")
     return _unknown(first)
 

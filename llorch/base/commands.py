@@ -93,7 +93,6 @@ class CommandTable:
     about: str
     leaves: Mapping[tuple[str, ...], Leaf]
     groups: Mapping[str, str] = field(default_factory=dict)
-    not_yet: Sequence[str] = ()
     footer: str = ""
     aliases: Mapping[str, str] = field(default_factory=dict)
     declare_everywhere: Callable[[argparse.ArgumentParser], None] | None = None
@@ -116,8 +115,6 @@ class CommandTable:
         first = words[0]
         if (first,) in self.leaves:
             return (first,)
-        if first in self.not_yet:
-            raise UsageError(f"'{first}' is not there yet in this version")
         if first not in self.groups:
             raise _unknown(first, [*self.groups, *(name[0] for name in self.leaves if len(name) == 1)], "commands")
         if len(words) == 1 or words[1] in HELP:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 _ENDINGS = (signal.SIGTERM, signal.SIGHUP)
+_FROM_TERMINALS = (signal.SIGINT, signal.SIGHUP)
 _ECHO_S = 0.1
 
 Handler = Callable[[int, FrameType | None], None]
@@ -21,7 +22,9 @@ class Presses:
         self._heard_at: dict[int, float] = {}
 
     def is_echo(self, number: int) -> bool:
-        """Did the same signal come less than a tenth of a second ago? Nobody presses a key twice in that."""
+        """Did a terminal send the same less than a tenth of a second ago? Nobody presses a key twice in that."""
+        if number not in _FROM_TERMINALS:
+            return False
         now = time.monotonic()
         if now - self._heard_at.get(number, -_ECHO_S) < _ECHO_S:
             return True

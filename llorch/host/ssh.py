@@ -143,6 +143,8 @@ class Remote:
         try:
             async with client:
                 yield client
+        except (ConnectionError, asyncssh.SFTPNoConnection, asyncssh.SFTPConnectionLost) as error:
+            raise SshFailed(f"{self.target.name}: the connection was lost while copying") from error
         except asyncssh.SFTPError as error:
             why = f"copying failed: {error.reason or type(error).__name__} (is its disk full?)"
             raise SshFailed(f"{self.target.name}: {why}") from error
@@ -348,6 +350,7 @@ def run_interruptible(main: Callable[[], Any]) -> Any:
         task = asyncio.current_task()
         assert task is not None
         loop = asyncio.get_running_loop()
+        ssh_library.tell_once(loop)
 
         def end(number: int) -> None:
             if presses.is_echo(number):

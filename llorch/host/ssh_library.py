@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import socket
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llorch.host import runtime
 
@@ -48,3 +50,18 @@ def acknowledge_promptly(connection: asyncssh.SSHClientConnection) -> None:
             link.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     connection.data_received = data_received  # type: ignore[method-assign]
+
+
+def tell_once(loop: asyncio.AbstractEventLoop) -> None:
+    """In a command's loop: no word for each of the transfers that were under way when a connection was lost.
+
+    asyncssh runs a hundred of them at once in tasks of its own and awaits the first that fails, which we report.
+    """
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # one warning for each write to the lost connection
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        library = sys.modules.get("asyncssh")
+        if library is None or not isinstance(context.get("exception"), library.Error):
+            loop.default_exception_handler(context)
+
+    loop.set_exception_handler(handle)

@@ -1,6 +1,7 @@
 """`llorch pool uninstall --host H`: no program file and no process of ours stays; models only go with --purge.
 
-First every host is asked what runs there, then the person, once; nothing is touched before that.
+First every host is asked what runs there, then the person, once; nothing is touched before that. What an earlier
+uninstall kept, or a copy that was cut off left, is removed by the program, too: it is brought back for that.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from llorch.base.errors import HostError, LlorchError, UsageError
@@ -19,6 +21,20 @@ from llorch.remote.install import Installer, add_host_arguments, naming, say, ta
 from llorch.remote.upgrade import Pool
 
 GRACE_S = 30.0
+_LEAD = "\x1e"  # no line of a login script begins with it
+# Is anything of ours left there? $1 is `purge` or empty.
+_LEFT = r"""
+look() {
+  d=$1; shift
+  for name in "$@"; do for p in "$d"/$name; do if [ -e "$p" ]; then printf '\036%s\n' "$d"; return; fi; done; done
+}
+look "${LLORCH_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/llorch}" '.upload-*' '.tmp-*' 'app-*' 'net-*' 'engine-*' 'torch-*'
+if [ -n "$1" ]; then
+  look "${LLORCH_HOME:-${XDG_DATA_HOME:-$HOME/.local/share}/llorch}" .catalog.lock catalog.json models workers home-id
+  look "${LLORCH_STATE:-${XDG_STATE_HOME:-$HOME/.local/state}/llorch}" worker-token orchestratord.sqlite segments
+fi
+exit 0
+"""
 
 
 def uninstall_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +42,7 @@ def uninstall_arguments(parser: argparse.ArgumentParser) -> None:
     add_host_arguments(parser)
     parser.add_argument("--purge", action="store_true", help="remove models, workers' logs and state, too")
     parser.add_argument("--yes", action="store_true", help="do not ask before stopping what runs there")
+    parser.add_argument("--binary", type=Path, metavar="FILE", help="what removes remains of another platform's host")
 
 
 def uninstall(arguments: argparse.Namespace) -> int:
@@ -34,12 +51,12 @@ def uninstall(arguments: argparse.Namespace) -> int:
     if not arguments.yes and not _may_stop(targets, arguments):
         terminal.tell("nothing was touched")
         return 1
-    installer = Installer(None, arguments.prefix, alone=len(targets) == 1)
+    installer = Installer(arguments.binary, arguments.prefix, alone=len(targets) == 1)
 
     async def work(target: SshTarget, out: Sink, err: Sink) -> int:
         with naming(target):
             async with ssh.connect(target) as remote:
-                body = await _Uninstalling(installer, remote, arguments).carry_out()
+                body = await _Uninstalling(installer, remote, arguments).carry_out(err)
         if arguments.json:
             say(out, json.dumps(body))
         elif body["state"] == "absent":
@@ -104,11 +121,20 @@ class _Uninstalling:
         body = await self._self_uninstall(facts.versions.path, facts.current or facts.installed[-1].name, "--dry-run")
         return workers + [row for row in body["processes"] if row.get("pid") not in known]
 
-    async def carry_out(self) -> dict[str, Any]:
+    async def carry_out(self, err: Sink) -> dict[str, Any]:
         """Stop the workers by their records, then let the program remove itself. Raises HostError, SshFailed."""
         facts = await self._installer.look(self._remote)
         if not facts.installed:
-            return {"state": "absent", "processes": [], "removed": []}
+            left = await self._left()
+            if not left:
+                return {"state": "absent", "processes": [], "removed": []}
+            say(
+                err,
+                f"not installed, but {', '.join(left)} is left: the program is brought there once more to remove it",
+            )
+            facts = (await self._installer.install(self._remote, err)).facts
+            if not self._arguments.yes and (running := await self.running()):
+                raise HostError(f"process {running[0].get('pid')} of llorch runs there: give --yes to stop it")
         name = facts.current or facts.installed[-1].name
         pool = Pool(self._remote, f"{facts.versions.path}/{name}/llorch")
         stopped = await pool.workers()
@@ -117,10 +143,18 @@ class _Uninstalling:
             raise HostError(f"its workers could not be stopped: {upload.last_line(answer.err or answer.out)}")
         body = await self._self_uninstall(facts.versions.path, name, "--yes")
         ended = [{"pid": row.get("pid"), "command": f"worker {row.get('worker_id')}"} for row in stopped]
-        left = await self._installer.look(self._remote)
-        if left.installed:
-            raise HostError(f"{left.versions.path}/{left.installed[0].name} is still there: run the same command again")
+        after = await self._installer.look(self._remote)
+        if after.installed:
+            raise HostError(
+                f"{after.versions.path}/{after.installed[0].name} is still there: run the same command again"
+            )
         return {"state": "removed", "processes": ended + body["processes"], "removed": body["removed"]}
+
+    async def _left(self) -> list[str]:
+        """Folders that hold something of ours where the program is not installed; data counts with --purge only."""
+        purge = "purge" if self._arguments.purge else ""
+        answer = await self._remote.ask(["/bin/sh", "-c", _LEFT, "sh", purge])
+        return [line[1:] for line in answer.out.split("\n") if line.startswith(_LEAD)]
 
     async def _self_uninstall(self, versions: str, name: str, word: str) -> dict[str, Any]:
         arguments = self._arguments

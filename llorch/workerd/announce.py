@@ -20,8 +20,11 @@ from llorch.wire.announce import HEARTBEAT_S, Announcement, Heartbeat
 from llorch.workerd.target import Target, reachable_url
 
 ANSWER_TIMEOUT_S = 5.0
+# Two packets that ask for a connection are sent in this time. With the longest pause it bounds how long a worker that
+# was cut off, for however long, stays away once the network is back: the two and a lost packet are below 5 s.
+CONNECT_TIMEOUT_S = 2.0
 BACKOFF_FIRST_S = 0.25
-BACKOFF_MAX_S = 5.0
+BACKOFF_MAX_S = 2.0
 MISSES_MAX = 3
 _log = log.get(__name__)
 
@@ -50,7 +53,7 @@ class Announcer:
 
     async def run(self) -> None:
         """Announce and renew until cancelled."""
-        timeout = aiohttp.ClientTimeout(total=ANSWER_TIMEOUT_S)
+        timeout = aiohttp.ClientTimeout(total=ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
         async with aiohttp.ClientSession(headers=self._headers, timeout=timeout, trust_env=False) as session:
             wait_s = BACKOFF_FIRST_S
             while True:

@@ -1,4 +1,4 @@
-"""A hub on loopback: serves directories as repositories in the hub's own protocol, and misbehaves on request.
+"""A local hub: serves directories as repositories in the hub's own protocol, and misbehaves on request.
 
     python -m tests.pool.hub --dir DIR --repo ORG/NAME --port 0
 
@@ -190,11 +190,11 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serve(hub: Hub, port: int = 0) -> Iterator[Hub]:
-    """Serve `hub` on loopback while the block runs; its `url` says where."""
+def serve(hub: Hub, port: int = 0, address: str = "127.0.0.1") -> Iterator[Hub]:
+    """Serve `hub` at an address of this machine while the block runs; its `url` says where."""
     handler = type("Handler", (_Handler,), {"hub": hub})
-    with _Server(("127.0.0.1", port), handler) as server:
-        hub.url = f"http://127.0.0.1:{server.server_address[1]}"
+    with _Server((address, port), handler) as server:
+        hub.url = f"http://{address}:{server.server_address[1]}"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         thread.start()
         try:

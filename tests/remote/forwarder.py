@@ -1,4 +1,4 @@
-"""A TCP forwarder on loopback that counts what passes, both ways."""
+"""A TCP forwarder on loopback that counts what passes, both ways, and may break off."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ _READ_BYTES = 64 << 10
 
 
 class Forwarder:
-    """Forwards a free port to `target`, from `with` to its end."""
+    """Forwards a free port to `target`, from `with` to its end; past `breaks_after_bytes` every connection breaks."""
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, breaks_after_bytes: float = float("inf")) -> None:
         self.moved_bytes = 0
+        self._breaks_after_bytes = breaks_after_bytes
         self._target = target
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._lock = threading.Lock()
@@ -45,5 +46,8 @@ class Forwarder:
             while data := source.recv(_READ_BYTES):
                 with self._lock:
                     self.moved_bytes += len(data)
+                if self.moved_bytes > self._breaks_after_bytes:
+                    source.shutdown(socket.SHUT_RDWR)
+                    break
                 target.sendall(data)
             target.shutdown(socket.SHUT_WR)

@@ -65,14 +65,18 @@ def test_it_copies_checks_installs_and_links(host: Sshd, tmp_path: Path) -> None
     assert pool(host, "worker", "list").code == 0
 
 
+def go_through(host: Sshd, forwarder: Forwarder) -> None:
+    """From here on the host is reached by way of `forwarder`."""
+    config = (host.home / ".ssh" / "config").read_text()
+    host.write_config(config.replace(f"Port {host.port}", f"Port {forwarder.port}"))
+    host.known_hosts.write_text(f"[127.0.0.1]:{forwarder.port} {host.host_key}\n")
+
+
 def test_the_same_build_is_not_copied_again(host: Sshd, tmp_path: Path) -> None:
     """A second install of the same file moves less than 1 MB over the network, whatever its size."""
     file = stand_in.write(tmp_path / "llorch-1", BUILDS[0], filler_bytes=5 << 20)
     with Forwarder(host.port) as forwarder:
-        host.write_config(
-            (host.home / ".ssh" / "config").read_text().replace(f"Port {host.port}", f"Port {forwarder.port}")
-        )
-        host.known_hosts.write_text(f"[127.0.0.1]:{forwarder.port} {host.host_key}\n")
+        go_through(host, forwarder)
         assert pool(host, "install", "--binary", str(file)).code == 0
         first = forwarder.moved_bytes
         again = pool(host, "install", "--binary", str(file), "--json")
@@ -157,6 +161,16 @@ def test_an_interrupted_copy_leaves_nothing(host: Sshd, tmp_path: Path) -> None:
     assert pool(host, "install", "--binary", str(file)).code == 0
 
 
+def test_a_broken_connection_is_told_in_one_line(host: Sshd, tmp_path: Path) -> None:
+    """A connection that is lost in mid-copy: 255 and one line, however many blocks were under way."""
+    file = stand_in.write(tmp_path / "llorch-1", BUILDS[0], filler_bytes=48 << 20)
+    with Forwarder(host.port, breaks_after_bytes=16 << 20) as forwarder:
+        go_through(host, forwarder)
+        done = pool(host, "install", "--binary", str(file))
+    told = [line for line in done.err.splitlines() if not line.startswith("copying [")]
+    assert done.code == 255 and len(told) == 1 and told[0].startswith("llorch: pool-a: "), done.err
+
+
 def test_two_installations_at_once(host: Sshd, tmp_path: Path) -> None:
     """The same build installed twice at the same time: both succeed, one version is there."""
     file = stand_in.write(tmp_path / "llorch-1", BUILDS[0], filler_bytes=4 << 20)
@@ -219,6 +233,32 @@ def test_uninstall_asks_before_it_stops_anything(host: Sshd, tmp_path: Path) -> 
         assert code == 0 and running.wait(10) != 0 and not busy.exists(), asked
     finally:
         running.kill()
+
+
+def test_remains_are_removed_where_the_program_is_gone(host: Sshd, tmp_path: Path) -> None:
+    """uninstall removes a half copy, --purge the models that an earlier one kept; --yes ends what still runs."""
+    file = str(stand_in.write(tmp_path / "llorch-1", BUILDS[0]))
+    home = host.remote_home
+    model = home / ".local" / "share" / "llorch" / "models" / "tiny" / "config.json"
+    for path in (home / ".cache" / "llorch" / ".upload-abcdef" / "llorch", model):
+        path.parent.mkdir(parents=True)
+        path.write_text("{}")
+    done = pool(host, "uninstall", "--binary", file)
+    assert done.code == 0 and str(home / ".cache" / "llorch") in done.err, done.err
+    assert remains(host) == [str(model.relative_to(home))]
+    assert "not installed" in pool(host, "uninstall").out and model.exists()
+    unpacked = home / ".cache" / "llorch" / "app-aaaaaaaaaaaa" / "llorch"
+    unpacked.parent.mkdir(parents=True)
+    shutil.copy("/bin/sleep", unpacked)
+    running = subprocess.Popen([unpacked, "600"])
+    try:
+        refused = pool(host, "uninstall", "--purge", "--binary", file)
+        assert refused.code == 1 and f"process {running.pid}" in refused.err and model.exists()
+        assert pool(host, "uninstall", "--purge", "--yes", "--binary", file).code == 0
+        assert running.wait(10) != 0 and remains(host) == []
+    finally:
+        running.kill()
+    assert "not installed" in pool(host, "uninstall", "--purge").out
 
 
 @pytest.mark.e2e

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Callable, Coroutine
+import socket
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from llorch.workerd.announce import Announcer
 from llorch.workerd.target import Target, finder, reachable_url, read_state_file, target_of
 
 ANNOUNCEMENT = Announcement("w-1", "http://127.0.0.1:8001", "tiny", "cpu", 2, 128, 1000, 1, "0.1", {})
+REAL_CONNECT_TIMEOUT_S, REAL_BACKOFF_MAX_S = announce.CONNECT_TIMEOUT_S, announce.BACKOFF_MAX_S
 HEARTBEAT = Heartbeat(1, 2, 3.5, "ready", 1000, ("j",))
 
 
@@ -179,6 +182,54 @@ def test_a_change_does_not_wait_for_the_next_heartbeat(monkeypatch: pytest.Monke
         await orchestrator.stop()
 
     run(main)
+
+
+@contextlib.contextmanager
+def swallowing(port: int) -> Iterator[None]:
+    """Who connects to the port hears nothing, as from behind a pulled cable: the queue of a listener is full."""
+    with contextlib.ExitStack() as sockets:
+        listener = sockets.enter_context(socket.create_server(("127.0.0.1", port), backlog=0))
+        for _ in range(4):
+            filler = sockets.enter_context(socket.socket())
+            filler.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                filler.connect(listener.getsockname())
+        yield
+
+
+def test_an_orchestrator_that_is_silent_is_asked_again_and_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where nothing gets through, no attempt to connect outlives CONNECT_TIMEOUT_S: one that is back is told soon."""
+    monkeypatch.setattr(announce, "CONNECT_TIMEOUT_S", 0.1)
+
+    async def main() -> None:
+        orchestrator = Orchestrator()
+        port = await orchestrator.start()
+        await orchestrator.stop()
+        target, attempts = target_of(f"http://127.0.0.1:{port}"), asyncio.Semaphore(0)
+
+        def find() -> Target:
+            attempts.release()
+            return target
+
+        announcer, _ = announcing(find)
+        with swallowing(port):
+            task = asyncio.ensure_future(announcer.run())
+            async with asyncio.timeout(announce.ANSWER_TIMEOUT_S):
+                for _ in range(4):
+                    await attempts.acquire()
+        await orchestrator.start(port)
+        await orchestrator.until("ready")
+        task.cancel()
+        await orchestrator.stop()
+
+    run(main)
+
+
+def test_a_worker_that_was_away_is_back_within_5_s() -> None:
+    """Contract: rejoins within 5 s. An attempt that just fails, the longest pause, and one packet lost (1 s)."""
+    assert REAL_CONNECT_TIMEOUT_S + REAL_BACKOFF_MAX_S + 1.0 <= 5.0
 
 
 @pytest.mark.parametrize(
