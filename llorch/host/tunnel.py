@@ -90,16 +90,21 @@ class Tunnel:
 
         Raises OSError.
         """
-        import asyncssh
-
+        silent = f"{self.target.name}: the tunnel does not answer"
         try:
             async with asyncio.timeout(CHANNEL_LIMIT_S):
                 await self._open.wait()
-                assert self._connection is not None and self._carriers is not None
-                carriers = self._carriers
+        except TimeoutError:
+            raise ConnectionError(self.error or silent) from None
+        assert self._connection is not None and self._carriers is not None
+        carriers = self._carriers
+        import asyncssh  # it is there once a connection was
+
+        try:
+            async with asyncio.timeout(CHANNEL_LIMIT_S):
                 reader, writer = await self._connection.open_connection(LOOPBACK, port)
         except TimeoutError:
-            raise ConnectionError(self.error or f"{self.target.name}: the tunnel does not answer") from None
+            raise ConnectionError(silent) from None
         except asyncssh.ChannelOpenError as error:
             raise ConnectionRefusedError(f"{self.target.name}: nothing listens on port {port}") from error
         except asyncssh.Error as error:
