@@ -7,6 +7,7 @@ own host is pool `local` and driven without SSH.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 from collections import deque
@@ -113,7 +114,7 @@ class Actuator:
         try:
             wake.send(profile.mac)
         except LlorchError as error:
-            log.event(logger, f"the pool cannot be woken: {error.message}", level=40, pool=effect.pool)
+            log.event(logger, f"the pool cannot be woken: {error.message}", level=logging.ERROR, pool=effect.pool)
 
     # One command on one pool, called by its hand
 
@@ -146,7 +147,7 @@ class Actuator:
 
     def _failed(self, command: SpawnWorker, code: str, reason: str) -> None:
         self._figures.spawns.add(value="failed")
-        log.event(logger, f"a worker could not be started: {reason}", level=30, worker=_about(command))
+        log.event(logger, f"a worker could not be started: {reason}", level=logging.WARNING, worker=_about(command))
         self._post(SpawnFailed(command.worker_id, code, reason))
 
     async def _spawn(self, command: SpawnWorker, session: PoolSession, profile: Profile) -> None:

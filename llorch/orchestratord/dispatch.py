@@ -7,6 +7,7 @@ gave it up (CancelAttempt for a lost worker) or the process stops; one that is s
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -261,7 +262,7 @@ class Dispatcher:
             log.event(
                 logger,
                 f"a worker did not answer {path}",
-                level=20,
+                level=logging.INFO,
                 worker_id=worker_id,
                 error=type(error).__name__,
                 correlation_id=correlation_id,

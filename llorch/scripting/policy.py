@@ -7,6 +7,7 @@ wrong, every question gets exactly one event, and the brain its built-in answer.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -182,14 +183,14 @@ class ScriptedPolicy:
         else:
             self._post(PolicyAnswered(ask.ask_id, answer))
             if reply.printed:
-                log.event(logger, "the script printed", level=10, hook=ask.hook.value, printed=reply.printed)
+                log.event(logger, "the script printed", level=logging.DEBUG, hook=ask.hook.value, printed=reply.printed)
 
     async def _replace(self, link: Link) -> None:
         """Another child for the same script, so that the next question need not wait for it."""
         self._link = None
         await _closed(link)
         if not self._breaker.is_open(_now()) and (failure := await self._start()):
-            log.event(logger, "the policy script cannot be started again", level=30, reason=failure)
+            log.event(logger, "the policy script cannot be started again", level=logging.WARNING, reason=failure)
 
     async def _start(self) -> str | None:
         """Start the child; why it could not be, or None. Every failure counts, which bounds how often it is tried."""
@@ -209,9 +210,15 @@ class ScriptedPolicy:
         """The script's fault: it counts against it."""
         was_open = self._breaker.is_open(_now())
         self._breaker.failed(_now())
-        log.event(logger, f"the policy script failed: {detail}", level=30, hook=ask.hook.value, reason=reason.value)
+        log.event(
+            logger,
+            f"the policy script failed: {detail}",
+            level=logging.WARNING,
+            hook=ask.hook.value,
+            reason=reason.value,
+        )
         if self._breaker.is_open(_now()) and not was_open:
-            log.event(logger, "the policy script failed too often and is left alone for a while", level=40)
+            log.event(logger, "the policy script failed too often and is left alone for a while", level=logging.ERROR)
         self._fall_back(ask, reason, detail)
 
     def _fall_back(self, ask: Ask, reason: Reason, detail: str = "") -> None:
@@ -236,7 +243,7 @@ async def _closed(link: Link) -> None:
     try:
         await link.close()
     except HostError as error:
-        log.event(logger, error.message, level=40)
+        log.event(logger, error.message, level=logging.ERROR)
 
 
 def _now() -> float:

@@ -9,6 +9,7 @@ tries again.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections import OrderedDict
@@ -73,7 +74,9 @@ class Segment:
             reason: object = "short write"
         except OSError as error:
             reason = error.strerror
-        log.event(logger, f"the segment of the job cannot be written: {reason}", level=40, job_id=self.job_id)
+        log.event(
+            logger, f"the segment of the job cannot be written: {reason}", level=logging.ERROR, job_id=self.job_id
+        )
         return False
 
     def settle(self) -> bool:
@@ -158,7 +161,7 @@ class Segment:
         self._stored, self.last_id = sound_part(data)
         if self._stored < len(data):
             if b"\n\n" in data[self._stored :]:  # more than the torn tail that every kill may leave
-                log.event(logger, "a segment is damaged; its end is dropped", level=40, job_id=self.job_id)
+                log.event(logger, "a segment is damaged; its end is dropped", level=logging.ERROR, job_id=self.job_id)
             os.truncate(path, self._stored)
 
 

@@ -8,6 +8,7 @@ StoreBroken, from which only a new process recovers.
 from __future__ import annotations
 
 import asyncio
+import logging
 import queue
 import sqlite3
 import threading
@@ -190,7 +191,7 @@ class Store:
             self._writer.execute("COMMIT")
         except sqlite3.Error as error:
             self._roll_back()
-            log.event(logger, f"a commit failed: {error}", level=40, works=len(group))
+            log.event(logger, f"a commit failed: {error}", level=logging.ERROR, works=len(group))
             return [], StorageUnavailable(retry_after_s=5)
         return results, None
 
@@ -198,7 +199,7 @@ class Store:
         try:
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error as error:
-            log.event(logger, f"a checkpoint failed: {error}", level=40)
+            log.event(logger, f"a checkpoint failed: {error}", level=logging.ERROR)
             return [], StorageUnavailable(retry_after_s=5)
         return [None] * len(group), None
 
@@ -207,7 +208,7 @@ class Store:
             try:
                 self._writer.execute("ROLLBACK")
             except sqlite3.Error as error:
-                log.event(logger, f"a rollback failed: {error}", level=40)
+                log.event(logger, f"a rollback failed: {error}", level=logging.ERROR)
 
     # Reading
 
@@ -219,7 +220,7 @@ class Store:
         try:
             return self._reader.execute(sql(name), values).fetchall()
         except sqlite3.Error as error:
-            log.event(logger, f"a read failed: {error}", level=40, statement=name)
+            log.event(logger, f"a read failed: {error}", level=logging.ERROR, statement=name)
             raise StorageUnavailable("the store cannot be read now", retry_after_s=5) from None
 
     def snapshot(self, keys_max: int = IDEMPOTENCY_KEYS_MAX, now: float = 0.0) -> Snapshot:
