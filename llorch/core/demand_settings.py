@@ -53,9 +53,13 @@ class DemandSettings:
 
 @dataclass(frozen=True, slots=True)
 class DemandRead:
-    """An event: what the configuration says now, and which pools there are. `settings` None: nothing is on demand."""
+    """An event: what the configuration says now, and which pools there are, with their labels.
+
+    `settings` None: nothing is loaded on demand.
+    """
 
     settings: DemandSettings | None
     models: Mapping[ModelId, ModelLimits] = field(default_factory=dict)
     default: ModelLimits = field(default_factory=ModelLimits)
     pools: tuple[PoolId, ...] = ()
+    labels: Mapping[PoolId, tuple[str, ...]] = field(default_factory=dict)

@@ -8,7 +8,7 @@ be asked now is *open* and stands in an index by load. Errors count as load, so 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from llorch.base.ids import JobId, ModelId, PoolId, WorkerId
@@ -101,6 +101,7 @@ class Fleet:
         self._contexts: dict[ModelId | None, list[int]] = {}
         self.models: set[ModelId] = set()
         self.loadable_pools: frozenset[PoolId] = frozenset()
+        self.labels: Mapping[PoolId, tuple[str, ...]] = {}
         self.prefixes = PrefixIndex()
 
     def add(self, worker: Worker, now: float) -> None:

@@ -212,6 +212,7 @@ class Chooser:
             affine=worker.id == leaning.affine,
             prefix_parts=leaning.held.parts_on(worker.id),
             second_choice=soft_misfit(shape, worker) is not None,
+            labels=self._fleet.labels.get(worker.spec.pool, ()),
         )
 
     def _why_none(self, shape: Shape, reasons: Reasons, now: float) -> Reasons:

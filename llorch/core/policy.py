@@ -47,7 +47,7 @@ class TaskView:
 class Candidate:
     """A worker that could take the job now. `second_choice`: it failed the job before, or may be too small.
 
-    `prefix_parts`: how much of the prompt's beginning its cache holds.
+    `prefix_parts`: how much of the prompt's beginning its cache holds. `labels`: its pool's.
     """
 
     worker_id: WorkerId
@@ -60,6 +60,7 @@ class Candidate:
     affine: bool
     prefix_parts: int
     second_choice: bool
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

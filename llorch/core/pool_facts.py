@@ -62,4 +62,3 @@ class PoolRead:
     places: tuple[Place, ...] = ()
     models: tuple[ModelThere, ...] = ()
     workers: tuple[WorkerThere, ...] = ()
-    labels: tuple[str, ...] = ()

@@ -48,6 +48,7 @@ def handlers(state: State) -> dict[type[Any], Callable[[Any], None]]:
 def read(state: State, event: DemandRead) -> None:
     """The configuration says this from now on."""
     state.book.read(event)
+    state.fleet.labels = event.labels
     _share_pools(state)
 
 

@@ -7,6 +7,7 @@ other end is carried through a channel of the connection.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import socket
 from contextlib import suppress
@@ -62,7 +63,7 @@ class Tunnel:
                 wait_s = BACKOFF_FIRST_S if self._connection is not None else min(wait_s * 2, BACKOFF_MAX_S)
                 self._connection = None
                 if error.message != self.error:
-                    log.event(logger, f"no tunnel: {error.message}", level=30)
+                    log.event(logger, f"no tunnel: {error.message}", level=logging.WARNING)
                 self.error = error.message
             await asyncio.sleep(wait_s * (0.5 + random.random() / 2))
 

@@ -239,7 +239,6 @@ class Actuator:
         return pool_report.facts_of(
             pool,
             body,
-            profile.labels,
             wakeable=profile.mac is not None,
             memory_max_bytes=profile.memory_max_bytes,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import os
 import socket
 import ssl
@@ -37,7 +38,7 @@ from llorch.orchestratord.known_models import CatalogWatch
 from llorch.orchestratord.live_configuration import LiveConfiguration
 from llorch.orchestratord.metrics import Metrics
 from llorch.orchestratord.policy_file import PolicyFile, PolicyPlace, place_of
-from llorch.orchestratord.pool_facts import PoolFacts
+from llorch.orchestratord.pool_facts import FactsCache
 from llorch.orchestratord.process_limits import collect_seldom, raise_file_limit
 from llorch.orchestratord.routes import application
 from llorch.orchestratord.service import Phase, Service
@@ -59,7 +60,7 @@ SWEEP_EVERY_S = 30.0
 USAGE_KEPT_DAYS = 400
 DRAIN_POLL_S = 0.05
 POLICY_CHILD = partial(runtime.daemon_command, "policy-child")
-FILES_OF_A_STREAM = 4  # its client, its worker, its token journal, and one to spare
+FILES_OF_A_STREAM = 4  # its client, its worker, its segment, and one to spare
 
 
 class Stopped(Exception):
@@ -152,7 +153,7 @@ class Daemon:
             catalog=CatalogWatch(os.environ),
             policy=PolicyFile(policy_place(settings), POLICY_CHILD, scripted),
             simulator=Simulator(settings.config_path),
-            pools=PoolFacts(lambda: config.current.file, group),
+            pools=FactsCache(lambda: config.current.file, group),
             actuator=self._actuator,
             config=config,
         )
@@ -187,7 +188,7 @@ class Daemon:
         ticks = self._group.create_task(self._tick(), name="ticks")
         sweeps = self._group.create_task(self._sweep(), name="sweeps")
         if settings.lan_access is LanAccess.OPEN:
-            log.event(logger, "ANYBODY WHO REACHES THIS PORT MAY USE IT (--insecure-lan)", level=30)
+            log.event(logger, "ANYBODY WHO REACHES THIS PORT MAY USE IT (--insecure-lan)", level=logging.WARNING)
         beats = self._group.create_task(self._beat(), name="watchdog")
         self._notifier.ready(f"serving at {url}")
         log.event(logger, "listening", url=url, state=settings.state_dir, live_jobs=len(service.streams))
@@ -262,7 +263,7 @@ class Daemon:
         try:
             in_force.write(now)
         except HostError as error:
-            log.event(logger, error.message, level=40)
+            log.event(logger, error.message, level=logging.ERROR)
 
     async def _drain(self) -> None:
         """Take nothing new; give running jobs the grace time. What is left goes on after the next start."""
@@ -289,7 +290,7 @@ class Daemon:
             await asyncio.sleep(self._notifier.watchdog_s)
 
     async def _tick(self) -> None:
-        """Pings, stalled clients, journals that the disk refused, a configuration that has changed, summer time."""
+        """Pings, stalled clients, segments that the disk refused, a configuration that has changed, summer time."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(TICK_S)
@@ -299,13 +300,13 @@ class Daemon:
             self._take_over(self._config.news())
 
     async def _sweep(self) -> None:
-        """Remove what has been kept long enough, and journals that no job claims."""
+        """Remove what has been kept long enough, and segments that no job claims."""
         await self._remove_strays()
         while True:
             try:
                 await self._expire()
             except StorageUnavailable as error:
-                log.event(logger, f"expiry has to wait: {error.message}", level=30)
+                log.event(logger, f"expiry has to wait: {error.message}", level=logging.WARNING)
             await asyncio.sleep(min(SWEEP_EVERY_S, max(0.1, self._config.current.settings.output_kept_s / 4)))
 
     async def _expire(self) -> None:

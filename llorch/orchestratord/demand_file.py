@@ -55,7 +55,8 @@ def parse(file: Mapping[str, Any], settings: DemandSettings | None, default: Mod
             problems.add(f"[models]: a model's id must match {MODEL_ID.pattern}", "models", name)
             continue
         models[ModelId(name)] = _limits(name, table, default, pools, problems)
-    return Demand(DemandRead(settings, models, default, tuple(pools)), pools)
+    labels = {pool: profile.labels for pool, profile in pools.items() if profile.labels}
+    return Demand(DemandRead(settings, models, default, tuple(pools), labels), pools)
 
 
 def _profile(name: str, table: Mapping[str, Any], file: Mapping[str, Any]) -> Profile:

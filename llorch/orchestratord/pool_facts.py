@@ -49,7 +49,7 @@ def is_local(pool_id: PoolId) -> bool:
     return pool_id == LOCAL or is_loopback(pool_id) or is_own(pool_id)
 
 
-class PoolFacts:
+class FactsCache:
     """The cache; asks for one pool at most once at a time."""
 
     def __init__(self, config: Callable[[], Mapping[str, Any]], group: asyncio.TaskGroup) -> None:

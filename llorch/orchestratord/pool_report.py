@@ -21,7 +21,6 @@ def unreachable(pool: PoolId, reason: str, *, wakeable: bool) -> PoolRead:
 def facts_of(
     pool: PoolId,
     body: Mapping[str, Any],
-    labels: tuple[str, ...],
     *,
     wakeable: bool,
     memory_max_bytes: int | None = None,
@@ -41,7 +40,6 @@ def facts_of(
         places=tuple(places),
         models=tuple(_models(body)),
         workers=tuple(_workers(body)),
-        labels=labels,
     )
 
 

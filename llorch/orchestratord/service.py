@@ -24,7 +24,7 @@ from llorch.orchestratord.known_models import CatalogWatch
 from llorch.orchestratord.live_configuration import LiveConfiguration
 from llorch.orchestratord.metrics import Metrics
 from llorch.orchestratord.policy_file import PolicyFile
-from llorch.orchestratord.pool_facts import PoolFacts
+from llorch.orchestratord.pool_facts import FactsCache
 from llorch.orchestratord.simulator import Simulator
 from llorch.orchestratord.streams import JobStream, Streams
 from llorch.orchestratord.tunnels import Tunnels
@@ -56,7 +56,7 @@ class Service:
     catalog: CatalogWatch
     policy: PolicyFile
     simulator: Simulator
-    pools: PoolFacts
+    pools: FactsCache
     actuator: Actuator
     config: LiveConfiguration
     carriers: Counter[JobId] = field(default_factory=Counter)  # requests whose connection carries a job's answer

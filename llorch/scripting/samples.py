@@ -111,4 +111,5 @@ def _worker(number: int) -> Candidate:
         affine=number == 2,
         prefix_parts=number,
         second_choice=number == 7,
+        labels=("gpu",) if number % 2 else (),
     )

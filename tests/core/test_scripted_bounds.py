@@ -6,8 +6,9 @@ from typing import Any
 
 from brain_given import Story, dispatched, refusal
 
-from llorch.base.ids import TenantId
+from llorch.base.ids import PoolId, TenantId
 from llorch.core.brain import BrainSettings
+from llorch.core.demand_settings import DemandRead
 from llorch.core.effects import Accept, Ask, Effect
 from llorch.core.events import PolicyAnswered, PolicyLoaded, TenantsRead
 from llorch.core.job import Failure, FailureKind, Wishes
@@ -91,3 +92,15 @@ def test_who_waits_behind_a_worker_that_refuses_everybody_is_taken_by_a_second_c
     assert dispatched(story.fail("stays", failure=busy)) == []
     assert dispatched(story.wait(1.0)) == [("stays", "large")]
     assert dispatched(story.fail("stays", attempt=2, failure=busy)) == [("long", "small")]
+
+
+def test_a_script_is_told_the_labels_of_a_workers_pool() -> None:
+    """What the configuration says of a pool counts for every worker there; others have none."""
+    story = Story()
+    story.worker("w1", pool=PoolId("den"))
+    story.worker("w2", pool=PoolId("attic"))
+    story.tell(DemandRead(None, pools=(PoolId("den"),), labels={PoolId("den"): ("gpu", "quiet")}))
+    story.tell(PolicyLoaded(frozenset({Hook.CHOOSE_WORKER}), "x.star"))
+    [ask] = asked(story.submit())
+    workers: Any = ask.arguments["workers"]
+    assert {worker["pool"]: worker["labels"] for worker in workers} == {"den": ("gpu", "quiet"), "attic": ()}

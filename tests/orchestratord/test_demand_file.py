@@ -32,7 +32,7 @@ def test_models_and_pools_are_read(tmp_path: Path) -> None:
     """Keys that are left out have the settings' values; pool `local` is always there."""
     found = read(tmp_path, POOLS + '[models.demo]\nreplicas_min = 2\npinned = true\npools = ["den"]\n')
     assert found.read.models == {"demo": ModelLimits(2, 2, 7.0, True, ("den",))}  # type: ignore[arg-type, comparison-overlap]
-    assert list(found.pools) == ["local", "den"] and found.pools["den"].labels == ("fast",)  # type: ignore[index]
+    assert list(found.pools) == ["local", "den"] and found.read.labels == {"den": ("fast",)}  # type: ignore[index]
     assert found.pools["local"].target is None and found.read.pools == ("local", "den")  # type: ignore[index]
 
 
@@ -57,7 +57,7 @@ def test_limits_of_pools(tmp_path: Path) -> None:
 def test_a_limit_is_less_what_workers_hold_and_never_more_than_there_is(limit: int | None, bank: Bank) -> None:
     """Workers hold 12 of 100 here, and 60 are available."""
     body = {"memory": {"total_bytes": 100, "available_bytes": 60, "workers_bytes": 12}}
-    facts = facts_of("den", body, (), wakeable=False, memory_max_bytes=limit)  # type: ignore[arg-type]
+    facts = facts_of("den", body, wakeable=False, memory_max_bytes=limit)  # type: ignore[arg-type]
     assert facts.banks == (bank,)
 
 
@@ -125,9 +125,9 @@ def test_a_report_is_read_with_suspicion() -> None:
             {"worker_id": "no good"},
         ],
     }
-    facts = facts_of("den", body, (), wakeable=False)  # type: ignore[arg-type]
+    facts = facts_of("den", body, wakeable=False)  # type: ignore[arg-type]
     assert facts.banks == (Bank(RAM, 100, 60), Bank("gpu1", 40, 30))
     assert facts.places == (Place("cuda", 1, "gpu1"), Place("cpu", None, RAM))
     assert facts.models == (ModelThere("demo", 9, 12), ModelThere("b", 0, 0))  # type: ignore[arg-type]
     assert facts.workers == (WorkerThere("w1", "demo", "cuda", 1),)  # type: ignore[arg-type]
-    assert facts_of("den", {"memory": 5, "gpus": {}, "models": None}, (), wakeable=False).places == ()  # type: ignore[arg-type]
+    assert facts_of("den", {"memory": 5, "gpus": {}, "models": None}, wakeable=False).places == ()  # type: ignore[arg-type]
