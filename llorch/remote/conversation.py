@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from llorch.base import ids
 from llorch.base.errors import LlorchError
 from llorch.client.events import End, ErrorEvent, Loading, Queued, Started, Token
 from llorch.client.request import InferenceRequest
@@ -96,6 +97,7 @@ class Conversation:
             temperature=self._temperature,
             seed=self._seed,
             placement=self._placement,
+            idempotency_key=ids.new_idempotency_key(),
         )
 
 
