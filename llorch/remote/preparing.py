@@ -93,7 +93,10 @@ class Preparation:
         offers = list(ssh.run_interruptible(lambda: survey.ask(found, self.name)))
         for offer in (offer for offer in offers if offer.workers):
             if records := list(ssh.run_interruptible(partial(bringing.alive_at, offer.place, offer.model))):
-                return self._join(offer, records)
+                try:
+                    return self._join(offer, records)
+                except bringing.WorkersEnded as error:
+                    terminal.tell(error.message)
         return self._start(survey.choose(offers))
 
     def _served_meanwhile(self) -> Way | None:
@@ -115,7 +118,7 @@ class Preparation:
         if there:
             return self._way(client, offer, there[0], is_warm=running)
         terminal.tell(f"{offer.place.name}: {', '.join(sorted(known))} serves {offer.model} already; waiting for it")
-        worker_id = bringing.await_known(client, records, offer.model, wait_s=bringing.LOAD_WAIT_S)
+        worker_id = bringing.await_known(client, offer.place, records, offer.model, wait_s=bringing.LOAD_WAIT_S)
         return self._way(client, offer, worker_id, is_warm=False)
 
     def _start(self, offer: Offer) -> Way:
@@ -130,7 +133,7 @@ class Preparation:
         record = ssh.run_interruptible(
             lambda: bringing.spawn(place, offer.model, backend, client.url, is_named=self.is_named)
         )
-        worker_id = bringing.await_known(client, [record], offer.model, wait_s=bringing.LOAD_WAIT_S)
+        worker_id = bringing.await_known(client, place, [record], offer.model, wait_s=bringing.LOAD_WAIT_S)
         where = "" if place.target is None else f" --host {place.name}"
         command = f"llorch pool worker stop {worker_id}{where}"
         terminal.tell(f"{place.name}: {worker_id} serves {offer.model}; it stays (stop it with: {command})")
