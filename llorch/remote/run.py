@@ -96,6 +96,7 @@ def _is_there(way: Way, arguments: argparse.Namespace) -> bool:
 
 def _check_sampling(arguments: argparse.Namespace) -> None:
     """What orchestratord would refuse is refused before anything is brought or started. Raises UsageError."""
+    _size_bytes(arguments.system or "", "--system")
     given = {"max_tokens": arguments.max_tokens, "temperature": arguments.temperature, "seed": arguments.seed}
     try:
         parse_task(InferenceRequest(prompt="?", **given).to_body())
@@ -113,9 +114,16 @@ def _question(arguments: argparse.Namespace) -> str | None:
         return None
     if not text.strip():
         raise UsageError("the prompt is empty")
-    if len(text.encode("utf-8", "replace")) > prompt.PROMPT_SIZE_MAX:
+    if _size_bytes(text, "the prompt") > prompt.PROMPT_SIZE_MAX:
         raise UsageError(f"the prompt has more than {prompt.PROMPT_SIZE_MAX} bytes")
     return text
+
+
+def _size_bytes(text: str, name: str) -> int:
+    try:
+        return len(text.encode("utf-8"))
+    except UnicodeEncodeError:
+        raise UsageError(f"{name} is not UTF-8") from None
 
 
 def _answer(talk: Conversation, way: Way, question: str, arguments: argparse.Namespace) -> int:
