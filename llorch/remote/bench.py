@@ -74,7 +74,7 @@ class Subject:
 
 
 def bench(arguments: argparse.Namespace) -> int:
-    """JSON: {workers: [{worker, model, backend, ttft_ms, tokens_per_s, …}], same_text (null: fewer than two answered)}; 1 when a worker failed."""
+    """JSON: {workers: [{worker, model, backend, ttft_ms, tokens_per_s, …}], same_text}; 1 when a worker failed."""
     if arguments.rounds < 1 or arguments.max_tokens < 1:
         raise UsageError("--rounds and --max-tokens must be at least 1")
     token = worker_token.find(os.environ)
