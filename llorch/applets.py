@@ -85,6 +85,7 @@ ROLES = (
         "policy scripts: check, deploy, remove, replay, simulate",
         word="policy",
     ),
+    Applet("llorch.orchestratord.config_cli:main", "llorch.toml: show what holds and why, check a file", word="config"),
     Applet("llorch.applets:run_self", "this program: version, install, links, runtimes, check", word="self"),
 )
 # Started by other processes of ours only; no help speaks of them.
@@ -104,8 +105,6 @@ REMOTE_WORDS = (
     ("keys", "client keys of the orchestrator"),
     ("demo", "the whole system on this machine, in one minute"),
 )
-# Words it knows, but cannot do in this version: it says so instead of `unknown command`.
-REMOTE_WORDS_LATER: tuple[str, ...] = ()
 # Words after `llorch pool` that concern the operator's side even without --host.
 REMOTE_POOL_WORDS = ("register", "install", "uninstall", "upgrade", "rollback")
 # Pairs of them that do: they are about several pools.
@@ -174,7 +173,7 @@ def _dispatch_word(args: list[str]) -> int:
         return _run(role, args[1:], f"llorch {first}")
     if role is not None:
         return _dispatch_word(args[1:])
-    if first.startswith("-") or first in REMOTE_WORDS_LATER or any(first == word for word, _ in REMOTE_WORDS):
+    if first.startswith("-") or any(first == word for word, _ in REMOTE_WORDS):
         return _run(_row("llorch"), args, "llorch")
     return _unknown(first)
 

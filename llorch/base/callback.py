@@ -10,6 +10,11 @@ from llorch.base.addresses import is_loopback, netloc
 STDIN_FLAG = "--remote-stdin"
 
 
+# A callback URL for a worker that shall announce itself nowhere: it is asked how it is.
+NOBODY = "none"
+LOOPBACK = "127.0.0.1"
+
+
 def url_for(orchestrator_url: str, local: str | None, server: str) -> str | None:
     """The orchestrator as the pool at `server` reaches it, over our end `local` if it is on loopback; None: unknown."""
     parts = urlsplit(orchestrator_url)

@@ -67,8 +67,20 @@ class Parser(argparse.ArgumentParser):
         """One line, with a suggestion when an option was mistyped."""
         hint = ""
         if unknown := re.search(r"unrecognized arguments: (--[^\s=]+)", message):
-            hint = did_you_mean(unknown[1], [flag for flag in self._option_string_actions if flag.startswith("--")])
+            hint = did_you_mean(unknown[1], [flag for flag in _flags(self) if flag.startswith("--")])
+        elif wrong := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)$", message):
+            hint = did_you_mean(wrong[1], [word.strip("'") for word in wrong[2].split(", ")])
         raise UsageError(f"{self.prog}: {message}{hint} (see {self.prog} --help)")
+
+
+def _flags(parser: argparse.ArgumentParser) -> list[str]:
+    """Its own and those of its commands: what a command does not know is reported by the parser above it."""
+    below = [choice for action in parser._actions for choice in _commands_of(action)]
+    return [*parser._option_string_actions, *(flag for choice in below for flag in _flags(choice))]
+
+
+def _commands_of(action: argparse.Action) -> list[argparse.ArgumentParser]:
+    return list(action.choices.values()) if isinstance(action, argparse._SubParsersAction) else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +93,6 @@ class CommandTable:
     about: str
     leaves: Mapping[tuple[str, ...], Leaf]
     groups: Mapping[str, str] = field(default_factory=dict)
-    not_yet: Sequence[str] = ()
     footer: str = ""
     aliases: Mapping[str, str] = field(default_factory=dict)
     declare_everywhere: Callable[[argparse.ArgumentParser], None] | None = None
@@ -104,8 +115,6 @@ class CommandTable:
         first = words[0]
         if (first,) in self.leaves:
             return (first,)
-        if first in self.not_yet:
-            raise UsageError(f"'{first}' is not there yet in this version")
         if first not in self.groups:
             raise _unknown(first, [*self.groups, *(name[0] for name in self.leaves if len(name) == 1)], "commands")
         if len(words) == 1 or words[1] in HELP:

@@ -1,63 +1,22 @@
-"""Settings from flags, environment, `llorch.toml` and defaults, in this order; every value knows where it came from.
-
-A role declares its settings as `Setting` rows; unknown keys in the file are refused with a suggestion.
-"""
+"""Where this user's files are, and `llorch.toml` read: unknown sections and keys are refused with a suggestion."""
 
 from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llorch.base import settings_table
 from llorch.base.errors import ConfigError
+from llorch.base.problems import Problems
+from llorch.base.settings import check_keys
+from llorch.base.spelling import did_you_mean as did_you_mean
 
 FILE_SIZE_MAX = 1 << 20
-
-
-class Origin(Enum):
-    FLAG = "flag"
-    ENV = "environment"
-    FILE = "file"
-    DEFAULT = "default"
-
-
-class Kind(Enum):
-    TEXT = "text"
-    INTEGER = "integer"
-    NUMBER = "number"
-    SWITCH = "switch"
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One setting: key in the file section and flag name (dashes), type, default, help, environment variable."""
-
-    key: str
-    kind: Kind
-    default: Any
-    help: str
-    env: str | None = None
-    choices: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Resolved:
-    """A setting's value and where it came from."""
-
-    value: Any
-    origin: Origin
-
-
-TOP_LEVEL_KEYS = ("orchestrator",)
-SECTIONS = ("orchestratord", "worker", "pool", "pools", "tenants", "models")
-POOL_KEYS = ("repo",)
-TENANT_KEYS = ("weight", "running_max", "queued_max", "tokens_per_day", "requests_per_s", "models")
-MODEL_KEYS = ("replicas_min", "replicas_max", "ttl_s", "pinned", "pools")
-PROFILE_KEYS = ("host", "user", "port", "path", "repo", "labels", "mac", "limits")
+# The key of a problem that concerns the text as a whole.
+WHOLE_FILE = ("",)
 
 
 def home_dir(env: Mapping[str, str]) -> Path:
@@ -99,112 +58,71 @@ def cache_dir(env: Mapping[str, str]) -> Path:
     return Path(named) if named else _xdg(env, "XDG_CACHE_HOME", ".cache")
 
 
-def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """` (did you mean 'x'?)` or nothing."""
-    import difflib
-
-    close = difflib.get_close_matches(word, known, n=1)
-    return f" (did you mean '{close[0]}'?)" if close else ""
-
-
 def load_file(path: Path, *, must_exist: bool = False) -> dict[str, Any]:
     """Read and check `llorch.toml`; a missing file is empty unless it was named.
 
     Raises ConfigError for bad TOML, unknown sections or unknown top-level keys.
     """
-    import tomllib  # 5 ms that most commands of the pool CLI need not spend
-
-    try:
-        with open(path, "rb") as file:
-            data = tomllib.loads(file.read(FILE_SIZE_MAX).decode("utf-8"))
-    except FileNotFoundError:
-        if must_exist:
-            raise ConfigError(f"config file {path} does not exist") from None
-        return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"config file {path}: {error}") from error
-    _check_sections(data, path)
+    text = read_text(path, must_exist=must_exist)
+    problems = Problems()
+    data = parse_text(text, problems) if text else {}
+    problems.must_be_none(path)
     return data
 
 
-def _check_sections(data: dict[str, Any], path: Path) -> None:
-    known = (*TOP_LEVEL_KEYS, *SECTIONS)
-    for key, value in data.items():
-        if key not in known:
-            raise ConfigError(f"config file {path}: unknown key '{key}'{did_you_mean(key, known)}")
-        if key in SECTIONS and not isinstance(value, dict):
-            raise ConfigError(f"config file {path}: '{key}' must be a section: [{key}]")
-    _check_keys(path, "pool", data.get("pool", {}), POOL_KEYS)
-    for family, keys in (("pools", PROFILE_KEYS), ("tenants", TENANT_KEYS), ("models", MODEL_KEYS)):
-        for name, table in data.get(family, {}).items():
-            if not isinstance(table, dict):
-                raise ConfigError(f"config file {path}: '{family}.{name}' must be a section: [{family}.{name}]")
-            _check_keys(path, f"{family}.{name}", table, keys)
-
-
-def _check_keys(path: Path, section: str, table: Mapping[str, Any], known: Sequence[str]) -> None:
-    for key in table:
-        if key not in known:
-            raise ConfigError(f"config file {path}: [{section}]: unknown key '{key}'{did_you_mean(key, known)}")
-
-
-def resolve(
-    settings: Sequence[Setting],
-    *,
-    section: str,
-    flags: Mapping[str, Any],
-    env: Mapping[str, str],
-    file: Mapping[str, Any],
-) -> dict[str, Resolved]:
-    """One value per setting: flag (not None) > environment > `[section]` of the file > default.
-
-    Raises ConfigError for a value of the wrong type and for keys of the section that no setting has.
-    """
-    table = file.get(section, {})
-    known = [setting.key for setting in settings]
-    for key in table:
-        if key not in known:
-            raise ConfigError(f"config file: [{section}]: unknown key '{key}'{did_you_mean(key, known)}")
-    return {setting.key: _resolve_one(setting, section, flags, env, table) for setting in settings}
-
-
-def _resolve_one(
-    setting: Setting, section: str, flags: Mapping[str, Any], env: Mapping[str, str], table: Mapping[str, Any]
-) -> Resolved:
-    variable = setting.env or f"LLORCH_{setting.key.upper()}"
-    if (flag := flags.get(setting.key)) is not None:
-        return Resolved(convert(setting, flag, f"--{setting.key.replace('_', '-')}"), Origin.FLAG)
-    if env.get(variable, "") != "":
-        return Resolved(convert(setting, env[variable], variable), Origin.ENV)
-    if setting.key in table:
-        return Resolved(convert(setting, table[setting.key], f"[{section}] {setting.key}"), Origin.FILE)
-    return Resolved(setting.default, Origin.DEFAULT)
-
-
-_SWITCH = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
-
-
-def convert(setting: Setting, raw: object, where: str) -> Any:
-    """`raw` as the setting's type; ConfigError names `where` it came from."""
-    value: object = raw
+def read_text(path: Path, *, must_exist: bool) -> str:
+    """The file's text, "" when there is none. Raises ConfigError."""
     try:
-        if setting.kind is Kind.SWITCH:
-            value = raw if isinstance(raw, bool) else _SWITCH[str(raw).lower()]
-        elif isinstance(raw, bool):
-            raise ValueError
-        elif setting.kind is Kind.INTEGER:
-            value = int(raw) if isinstance(raw, (str, int)) else _refuse()
-        elif setting.kind is Kind.NUMBER:
-            value = float(raw) if isinstance(raw, (str, int, float)) else _refuse()
+        with open(path, "rb") as file:
+            raw = file.read(FILE_SIZE_MAX + 1)
+            if len(raw) > FILE_SIZE_MAX:
+                raise ConfigError(f"config file {path}: larger than {FILE_SIZE_MAX >> 20} MiB")
+            return raw.decode("utf-8")
+    except FileNotFoundError:
+        if must_exist:
+            raise ConfigError(f"config file {path} does not exist") from None
+        return ""
+    except OSError as error:
+        raise ConfigError(f"config file {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"config file {path}: {error}") from error
+
+
+def parse_text(text: str, problems: Problems) -> dict[str, Any]:
+    """What the text says; what is wrong about its shape is added to `problems`, and left out."""
+    import tomllib  # 5 ms that most commands of the pool CLI need not spend
+
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        problems.add(str(error), *WHOLE_FILE)
+        return {}
+    return {key: value for key, value in data.items() if _good_shape(key, value, problems)}
+
+
+def _good_shape(key: str, value: Any, problems: Problems) -> bool:
+    """Is it a key or section that there is? Sections of unknown keys are taken, and the keys told."""
+    known = (*settings_table.keys(settings_table.CLIENT), *settings_table.SECTIONS, *settings_table.FAMILIES)
+    if key not in known:
+        problems.add(f"unknown key '{key}'{did_you_mean(key, known)}", key)
+        return False
+    if key in settings_table.keys(settings_table.CLIENT):
+        return True
+    if not isinstance(value, dict):
+        problems.add(f"'{key}' must be a section: [{key}]", key)
+        return False
+    if key == "pool":
+        check_keys(key, value, settings_table.keys(settings_table.POOL), problems)
+    if key in settings_table.FAMILIES:
+        _check_family(key, value, problems)
+    return True
+
+
+def _check_family(family: str, tables: dict[str, Any], problems: Problems) -> None:
+    known = settings_table.keys(settings_table.FAMILIES[family])
+    for name, table in list(tables.items()):
+        if isinstance(table, dict):
+            check_keys(f"{family}.{name}", table, known, problems)
         else:
-            value = os.fspath(raw) if isinstance(raw, (str, os.PathLike)) else _refuse()
-    except (ValueError, KeyError):
-        raise ConfigError(f"{where}: expected {setting.kind.value}, got {raw!r}") from None
-    if setting.choices and value not in setting.choices:
-        hint = did_you_mean(str(value), setting.choices)
-        raise ConfigError(f"{where}: {value!r} is not one of {', '.join(setting.choices)}{hint}")
-    return value
-
-
-def _refuse() -> Any:
-    raise ValueError
+            problems.add(f"'{family}.{name}' must be a section: [{family}.{name}]", family, name)
+            del tables[name]

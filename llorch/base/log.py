@@ -65,8 +65,13 @@ def set_up(level: str = "info", form: LogFormat = LogFormat.TEXT, file: LogFile 
         file.take_over()
     handler: logging.StreamHandler[Any] = logging.StreamHandler(sys.stderr) if file is None else _Rotating(file)
     handler.setFormatter(_Json() if form is LogFormat.JSON else _Text())
+    logging.getLogger().handlers[:] = [handler]
+    set_level(level)
+
+
+def set_level(level: str) -> None:
+    """The least level that is logged from now on."""
     root = logging.getLogger()
-    root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.getLogger("asyncssh").setLevel(max(root.level, logging.WARNING))  # it tells of every connection
 

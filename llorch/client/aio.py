@@ -255,9 +255,9 @@ class AsyncClient:
         """The workers orchestratord knows."""
         return await self._object(calls.workers())
 
-    async def add_worker(self, url: str) -> dict[str, Any]:
-        """Have orchestratord use the worker at `url`, on loopback or on a registered host; its record."""
-        return await self._object(calls.add_worker(url))
+    async def add_worker(self, url: str, *, pool: str | None = None) -> dict[str, Any]:
+        """Use the worker at a URL from now on; with `pool`, one on the loopback of that pool, behind its tunnel."""
+        return await self._object(calls.add_worker(url, pool))
 
     async def register_pool(self, host: str) -> dict[str, Any]:
         """Let workers on `host` be used."""

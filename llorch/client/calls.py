@@ -125,9 +125,9 @@ def workers() -> Call:
     return Call("GET", "/v2/workers")
 
 
-def add_worker(url: str) -> Call:
-    """`POST /v2/workers`: a worker that does not announce itself."""
-    return _post("/v2/workers", {"url": url})
+def add_worker(url: str, pool: str | None) -> Call:
+    """`POST /v2/workers`; with `pool` the URL is one of that pool's loopback, behind its tunnel."""
+    return _post("/v2/workers", {"url": url} if pool is None else {"url": url, "pool": pool})
 
 
 def register_pool(host: str) -> Call:

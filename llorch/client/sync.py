@@ -208,9 +208,9 @@ class Client:
         """The workers orchestratord knows."""
         return self._object(calls.workers())
 
-    def add_worker(self, url: str) -> dict[str, Any]:
-        """Have orchestratord use the worker at `url`, on loopback or on a registered host; its record."""
-        return self._object(calls.add_worker(url))
+    def add_worker(self, url: str, *, pool: str | None = None) -> dict[str, Any]:
+        """Use the worker at a URL from now on; with `pool`, one on the loopback of that pool, behind its tunnel."""
+        return self._object(calls.add_worker(url, pool))
 
     def register_pool(self, host: str) -> dict[str, Any]:
         """Let workers on `host` be used."""

@@ -170,6 +170,7 @@ class Brain:
             happened.PoolForgotten: lambda event: leases.forget_pool(state, event),
             happened.CatalogRead: lambda event: admission.catalog_read(state, event),
             happened.TenantsRead: lambda event: tenants.read(state, event),
+            happened.SettingsRead: self._settings_read,
             happened.SessionOpened: lambda event: sessions.opened(state, event),
             happened.SessionClosed: lambda event: sessions.closed(state, event),
             happened.DrainStarted: self._drain_started,
@@ -250,6 +251,11 @@ class Brain:
 
     def _zone_changed(self, event: happened.ZoneChanged) -> None:
         self._state.utc_offset_s = event.utc_offset_s
+
+    def _settings_read(self, event: happened.SettingsRead) -> None:
+        self.settings = self._state.settings = event.settings
+        if isinstance(self._state.policy, BuiltinPolicy):
+            self._state.policy = BuiltinPolicy(event.settings)
 
     def _time_passed(self, event: happened.TimePassed) -> None:
         for bell, name in self._state.timers.due(self._state.now):

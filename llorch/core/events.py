@@ -12,6 +12,7 @@ from llorch.core.job import Failure, JobRecord, JobSpec, Result
 from llorch.core.policy import Hook
 from llorch.core.pool_facts import PoolFacts
 from llorch.core.session import SessionLimits, SessionRecord
+from llorch.core.settings import BrainSettings
 from llorch.core.tenant import TenantLimits, UsageRecord
 from llorch.core.worker import Load, WorkerRecord, WorkerSpec
 
@@ -196,6 +197,13 @@ class TenantsRead:
 
 
 @dataclass(frozen=True, slots=True)
+class SettingsRead:
+    """The operator's settings are these from now on; a job that was accepted keeps the limits it was accepted with."""
+
+    settings: BrainSettings
+
+
+@dataclass(frozen=True, slots=True)
 class SessionOpened:
     """A client declares a session with limits of its own; one that is open already gets the new limits."""
 
@@ -323,6 +331,7 @@ Event = (
     | TimePassed
     | Restarted
     | TenantsRead
+    | SettingsRead
     | SessionOpened
     | SessionClosed
     | PolicyLoaded

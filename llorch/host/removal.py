@@ -21,7 +21,7 @@ GRACE_S = 30.0
 # What a home and a state directory hold, for those that the user named: nothing else in there is ours.
 _DATA = ("catalog.json", ".catalog.lock", "measured.json", "models", "workers", "home-id")
 _STATE = ("orchestratord.sqlite", "orchestratord.sqlite-shm", "orchestratord.sqlite-wal", "orchestratord.json")
-_STATE_MORE = ("segments", "worker-token", "policy.star")
+_STATE_MORE = ("orchestratord-settings.json", "segments", "worker-token", "policy.star")
 
 
 class Data(Enum):

@@ -13,6 +13,7 @@ EVERY = "all"
 _LOCAL = "local"  # orchestratord's own host: its profile is no SSH destination unless it names one
 _MIB = 1 << 20
 _MEMORY_MIB_MAX = 1 << 30
+TUNNEL_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _MAC = re.compile(r"[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){5}")
 
 
@@ -21,6 +22,7 @@ class SshTarget:
     """One SSH destination. None leaves a value to ~/.ssh/config.
 
     `program` is llorch-pool's path over there, `repo` its source checkout.
+    With `tunnel` its workers stay on its loopback.
     """
 
     name: str
@@ -29,6 +31,7 @@ class SshTarget:
     port: int | None = None
     program: str | None = None
     repo: str | None = None
+    tunnel: bool = False
 
     @property
     def environment(self) -> dict[str, str]:
@@ -79,7 +82,7 @@ def _from_profile(name: str, profile: Mapping[str, Any]) -> SshTarget:
     if port is not None and (not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536):
         raise ConfigError(f"[pools.{name}]: port must be a number from 1 to 65535")
     _check_the_rest(name, profile)
-    return SshTarget(name, host or name, user, port, path, repo)
+    return SshTarget(name, host or name, user, port, path, repo, profile.get("tunnel", False))
 
 
 def _check_the_rest(name: str, profile: Mapping[str, Any]) -> None:
@@ -89,6 +92,11 @@ def _check_the_rest(name: str, profile: Mapping[str, Any]) -> None:
         raise ConfigError(f"[pools.{name}]: labels must be a list of strings")
     if mac is not None and not (isinstance(mac, str) and _MAC.fullmatch(mac)):
         raise ConfigError(f"[pools.{name}]: mac must be six pairs of hex digits, like 52:54:00:ab:cd:ef")
+    tunnel = profile.get("tunnel", False)
+    if not isinstance(tunnel, bool):
+        raise ConfigError(f"[pools.{name}]: tunnel must be true or false")
+    if tunnel and not TUNNEL_NAME.fullmatch(name):
+        raise ConfigError(f"[pools.{name}]: a pool with a tunnel needs a name of letters, digits and -, 63 at most")
     memory_limit_bytes(name, profile)
 
 

@@ -10,9 +10,9 @@ import asyncio
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
-from llorch.base import callback, errors, log
+from llorch.base import callback, errors, ids, log
 from llorch.base.addresses import is_loopback
 from llorch.base.errors import InvalidRequest, LlorchError, PoolUnavailable
 from llorch.base.ids import PoolId
@@ -22,8 +22,10 @@ from llorch.core.pool_facts import PoolFacts
 from llorch.host import wake
 from llorch.host.pool_session import Done, PoolSession, open_session
 from llorch.orchestratord import pool_report
+from llorch.orchestratord.addresses import tunnel_url
 from llorch.orchestratord.demand_file import Profile
 from llorch.orchestratord.metrics import LoadFigures
+from llorch.orchestratord.tunnels import Tunnels
 from llorch.wire import strict_json
 
 logger = log.get(__name__)
@@ -49,14 +51,20 @@ class Actuator:
         orchestrator: Callable[[], str],
         *,
         only_loopback: bool,
+        tunnels: Tunnels,
+        take_in: Callable[[str, str], Awaitable[object]],
     ) -> None:
-        """`orchestrator` is our URL on this host; `only_loopback`: nobody else can reach it."""
+        """`orchestrator` is our URL on this host; `only_loopback`: nobody else can reach it.
+
+        `take_in` uses the worker at a URL from now on; the other string is a correlation id.
+        """
         self._group = group
         self._post = post
         self._figures = figures
         self._token = worker_token
         self._orchestrator = orchestrator
         self._only_loopback = only_loopback
+        self.tunnels, self._take_in = tunnels, take_in
         self._profiles: Mapping[PoolId, Profile] = {}
         self._hands: dict[PoolId, _Hand] = {}
         self._watched = False
@@ -64,6 +72,7 @@ class Actuator:
     def set_pools(self, profiles: Mapping[PoolId, Profile], *, watched: bool) -> None:
         """The pools that are there from now on; `watched` ones are read at once and then every minute."""
         self._profiles, self._watched = profiles, watched
+        self.tunnels.set_pools(profiles, self._group)
         if watched:
             for pool in profiles:
                 self._hand(pool).give(ReadPool(pool))
@@ -86,6 +95,7 @@ class Actuator:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        self.tunnels.close()
 
     def _hand(self, pool: PoolId) -> _Hand:
         hand = self._hands.get(pool)
@@ -123,7 +133,7 @@ class Actuator:
 
     async def _do(self, command: Command, session: PoolSession) -> None:
         if isinstance(command, SpawnWorker):
-            await self._spawn(command, session)
+            await self._spawn(command, session, self._profiles[command.pool])
         elif isinstance(command, StopWorker):
             await self._stop(command, session)
 
@@ -139,31 +149,54 @@ class Actuator:
         log.event(logger, f"a worker could not be started: {reason}", level=30, worker=_about(command))
         self._post(SpawnFailed(command.worker_id, code, reason))
 
-    async def _spawn(self, command: SpawnWorker, session: PoolSession) -> None:
+    async def _spawn(self, command: SpawnWorker, session: PoolSession, profile: Profile) -> None:
         log.event(
             logger, "starting a worker", cause=command.cause.value, attempt=command.attempt, worker=_about(command)
         )
         self._figures.swaps.add(float(command.swaps))
         began = time.monotonic()
-        ends = await session.ends()
-        if self._only_loopback and not is_loopback(ends.server):
-            raise PoolUnavailable("orchestratord listens on loopback only: workers there cannot reach it (see --bind)")
-        url = callback.url_for(self._orchestrator(), ends.local, ends.server)
-        if url is None:
-            raise PoolUnavailable("the pool does not see this machine's address: it is behind a jump host or proxy")
+        tunnelled = profile.target is not None and profile.target.tunnel
+        line = self._tunnel_line(command.pool) if tunnelled else await self._line(session)
         words = ["worker", "spawn", command.backend, "--model", command.model, "--worker-id", command.worker_id]
         words += [] if command.gpu is None else ["--gpu", str(command.gpu)]
         words += ["--timeout", f"{command.limit_s:g}", "--json", callback.STDIN_FLAG]
-        line = callback.stdin_line(self._token, url, ends.server)
         self._post(SpawnStarted(command.worker_id))
         heard = _Progress(lambda share: self._post(SpawnProgressed(command.worker_id, share)))
         done = await self._limited(session, words, command.limit_s + LIMIT_MARGIN_S, line, heard.feed)
         if done.exit_code == 0:
             self._figures.spawns.add(value="ready")
             self._figures.load_s.observe(time.monotonic() - began)
+            if tunnelled:
+                await self._take_in_spawned(command, done.out)
             self._post(SpawnReady(command.worker_id))
         else:
             self._failed(command, *_why(done))
+
+    async def _line(self, session: PoolSession) -> bytes:
+        """What the pool is told of us and of the worker's address. Raises PoolUnavailable."""
+        ends = await session.ends()
+        if self._only_loopback and not is_loopback(ends.server):
+            said = "workers there cannot reach it: see --bind, or set tunnel = true for the pool"
+            raise PoolUnavailable(f"orchestratord listens on loopback only: {said}")
+        url = callback.url_for(self._orchestrator(), ends.local, ends.server)
+        if url is None:
+            why = "it is behind a jump host or proxy (tunnel = true for the pool helps)"
+            raise PoolUnavailable(f"the pool does not see this machine's address: {why}")
+        return callback.stdin_line(self._token, url, ends.server)
+
+    def _tunnel_line(self, pool: PoolId) -> bytes:
+        """For a worker that stays on its loopback and announces itself nowhere. Raises PoolUnavailable."""
+        self.tunnels.must_be_open(pool)
+        return callback.stdin_line(self._token, callback.NOBODY, callback.LOOPBACK)
+
+    async def _take_in_spawned(self, command: SpawnWorker, printed: bytes) -> None:
+        """It will not announce itself, so it is asked. Raises WorkerUnavailable when it is not reached."""
+        try:
+            port = strict_json.parse_object(printed)["worker"]["port"]
+            url = tunnel_url(command.pool, int(port))
+        except (InvalidRequest, KeyError, TypeError, ValueError):
+            raise errors.HostError("llorch-pool there does not answer 'worker spawn' as this version does") from None
+        await self._take_in(url, ids.correlation_id(None))
 
     async def _stop(self, command: StopWorker, session: PoolSession) -> None:
         log.event(logger, "stopping a worker", cause=command.cause.value, worker=_about(command))

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Collection
+from unicodedata import normalize
 from urllib.parse import urlsplit
 
 from llorch.base.addresses import is_loopback, parse
 from llorch.base.ids import PoolId
+
+# `.invalid` is reserved: nobody's DNS resolves it.
+TUNNEL_SUFFIX = ".tunnel.invalid"
 
 
 def is_own(host: str) -> bool:
@@ -29,9 +33,33 @@ def host_of(url: str) -> str:
     return urlsplit(url).hostname or ""
 
 
+def tunnel_url(pool: PoolId, port: int) -> str:
+    """A worker on the loopback of a pool that we have a tunnel to."""
+    return f"http://{pool}{TUNNEL_SUFFIX}:{port}"
+
+
+def tunnelled_pool(host: str) -> PoolId | None:
+    """The pool that such a URL's host means."""
+    name = host.lower()
+    return PoolId(name.removesuffix(TUNNEL_SUFFIX)) if name.endswith(TUNNEL_SUFFIX) else None
+
+
+def is_reserved(host: str) -> bool:
+    """May nobody but ourselves name it? Also a spelling that a URL library would read as such a name."""
+    return tunnelled_pool(normalize("NFKC", host).rstrip(".")) is not None
+
+
+def pool_of(url: str) -> PoolId:
+    """The pool of a worker: the host of its URL, or the pool whose tunnel leads to it."""
+    host = host_of(url)
+    return tunnelled_pool(host) or PoolId(host)
+
+
 def may_announce(url: str, peer: str, registered: Collection[PoolId]) -> bool:
     """May somebody at `peer` announce a worker at `url`? Only at its own address, or on a registered host."""
     host = host_of(url)
+    if is_reserved(host):
+        return False  # what lies behind a tunnel is for those to name who log in to its pool
     if host in registered:
         return True
     if is_loopback(peer):
@@ -43,4 +71,4 @@ def may_announce(url: str, peer: str, registered: Collection[PoolId]) -> bool:
 def may_add(url: str, registered: Collection[PoolId]) -> bool:
     """May an operator add a worker at `url`? Loopback and registered hosts only."""
     host = host_of(url)
-    return host in registered or is_loopback(host)
+    return not is_reserved(host) and (host in registered or is_loopback(host))

@@ -17,11 +17,11 @@ import aiohttp
 from llorch import PROTOCOL
 from llorch.base import ids, log
 from llorch.base.errors import InvalidRequest, WorkerUnavailable
-from llorch.base.ids import ModelId, PoolId, WorkerId
+from llorch.base.ids import ModelId, WorkerId
 from llorch.core.events import Event, HeartbeatReceived, WorkerAnnounced
 from llorch.core.worker import Load, WorkerRecord, WorkerSpec
 from llorch.orchestratord import upstream
-from llorch.orchestratord.addresses import host_of
+from llorch.orchestratord.addresses import pool_of
 from llorch.wire import strict_json
 from llorch.wire.announce import HEARTBEAT_S, Announcement, Heartbeat, parse_announcement, parse_heartbeat
 from llorch.wire.execute import CORRELATION_HEADER
@@ -33,13 +33,13 @@ HEALTH_SIZE_MAX = 1 << 20
 
 
 def spec_of(announcement: Announcement) -> WorkerSpec:
-    """What the brain keeps of an announcement; its pool is the host of its URL."""
+    """What the brain keeps of an announcement; its pool is the host of its URL, or behind its tunnel."""
     return WorkerSpec(
         worker_id=WorkerId(announcement.worker_id),
         url=announcement.url,
         model=ModelId(announcement.model),
         backend=announcement.backend,
-        pool=PoolId(host_of(announcement.url)),
+        pool=pool_of(announcement.url),
         slots_total=announcement.slots_total,
         context_length=announcement.context_length,
         vram_bytes=announcement.vram_bytes,

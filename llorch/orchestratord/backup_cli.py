@@ -11,6 +11,7 @@ from itertools import chain, count
 from pathlib import Path
 
 from llorch.base import config
+from llorch.base.commands import Parser
 from llorch.base.errors import HostError, UsageError
 from llorch.orchestratord import statedir
 from llorch.store import backup as backups
@@ -23,13 +24,30 @@ STAGING = ".restoring"
 ASIDE = "before-restore-"
 
 
-def backup(argv: list[str], *, prog: str, env: Mapping[str, str]) -> int:
-    """Write one; the exit code. Raises LlorchError with one clear line."""
+def backup_parser(prog: str) -> argparse.ArgumentParser:
+    """The command line of `backup`; manual pages are made of it, too."""
     about = f"Write all of an orchestratord's state to one file, complete or not at all; it may run meanwhile. {SECRET}"
-    parser = argparse.ArgumentParser(prog=prog, description=about)
+    parser = Parser(prog=prog, description=about, allow_abbrev=False)
     parser.add_argument("file", metavar="FILE", help="the tar to write; it must not be there yet")
     parser.add_argument("--state", metavar="DIR", help="the state directory of that orchestratord")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def restore_parser(prog: str) -> argparse.ArgumentParser:
+    """The command line of `restore`."""
+    about = "Put a backup into an empty state directory. Jobs that were live when it was made go on at the next start."
+    parser = Parser(prog=prog, description=about, allow_abbrev=False)
+    parser.add_argument("file", metavar="FILE", help="what 'orchestratord backup' wrote")
+    parser.add_argument("--state", metavar="DIR", help="the state directory to fill")
+    parser.add_argument(
+        "--force", action="store_true", help=f"set what is in the directory aside, in its folder {ASIDE}TIME"
+    )
+    return parser
+
+
+def backup(argv: list[str], *, prog: str, env: Mapping[str, str]) -> int:
+    """Write one; the exit code. Raises LlorchError with one clear line."""
+    args = backup_parser(prog).parse_args(argv)
     made = backups.make(config.state_dir(env, args.state).absolute(), Path(args.file).absolute())
     sys.stdout.write(f"{args.file}: {_told(made)}, {made.size_bytes} bytes\n")
     return 0
@@ -37,14 +55,7 @@ def backup(argv: list[str], *, prog: str, env: Mapping[str, str]) -> int:
 
 def restore(argv: list[str], *, prog: str, env: Mapping[str, str]) -> int:
     """Put one back; the exit code. Raises LlorchError with one clear line."""
-    about = "Put a backup into an empty state directory. Jobs that were live when it was made go on at the next start."
-    parser = argparse.ArgumentParser(prog=prog, description=about)
-    parser.add_argument("file", metavar="FILE", help="what 'orchestratord backup' wrote")
-    parser.add_argument("--state", metavar="DIR", help="the state directory to fill")
-    parser.add_argument(
-        "--force", action="store_true", help=f"set what is in the directory aside, in its folder {ASIDE}TIME"
-    )
-    args = parser.parse_args(argv)
+    args = restore_parser(prog).parse_args(argv)
     state_dir = statedir.prepare(config.state_dir(env, args.state).absolute())
     lock = statedir.Lock(state_dir)
     try:

@@ -20,12 +20,10 @@ from llorch.core.events import TenantsRead, ZoneChanged
 from llorch.core.figures import Account, PolicyUse, grouped
 from llorch.core.rehearsal import Scene
 from llorch.core.settings import BrainSettings
-from llorch.orchestratord import fleet_file, rehearsal_table, replaying
-from llorch.orchestratord import settings as settings_table
+from llorch.orchestratord import configuration, fleet_file, rehearsal_table, replaying
 from llorch.orchestratord.policy_file import read_script
 from llorch.orchestratord.rehearsal_table import Column
 from llorch.orchestratord.rehearsing import BUILTIN, Telling, rehearsed
-from llorch.orchestratord.tenants import TenantsFile
 from llorch.store.journal import read_journal
 
 # How often a script that declined all workers is asked again: in production more often, but a night of it takes hours.
@@ -121,8 +119,8 @@ def _source(path: str | None) -> tuple[str, str | None]:
 def _set_up(arguments: argparse.Namespace) -> tuple[BrainSettings, TenantsRead]:
     """Settings and tenants as the daemon would have them here: environment, `llorch.toml`, defaults."""
     flags = argparse.Namespace(config=arguments.config, state=None)
-    settings = settings_table.load(flags, os.environ)
-    return replace(settings.brain, declined_max_s=DECLINED_MAX_S), TenantsFile(settings.config_path).current
+    found = configuration.read(configuration.given(flags, os.environ))
+    return replace(found.settings.brain, declined_max_s=DECLINED_MAX_S), found.tenants
 
 
 def _play(scene: Scene, policies: Mapping[str, tuple[str, str | None]]) -> list[Column]:

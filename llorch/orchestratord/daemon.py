@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import hashlib
 import os
-import resource
 import socket
 import ssl
 import time
@@ -17,34 +15,36 @@ from functools import partial
 from llorch.base import clock, log, worker_token
 from llorch.base.addresses import is_loopback, local_url
 from llorch.base.clock import SystemClock
-from llorch.base.errors import ConfigError, InvalidRequest, LlorchError, StorageUnavailable
+from llorch.base.errors import ConfigError, HostError, InvalidRequest, LlorchError, StorageUnavailable
 from llorch.base.ids import JobId, ModelId
 from llorch.core.brain import Brain
-from llorch.core.demand_settings import DemandSettings
 from llorch.core.effects import Effect
-from llorch.core.events import DrainStarted, PoolRegistered, Relayed, Restarted
+from llorch.core.events import DrainStarted, PoolRegistered, Relayed, Restarted, SettingsRead
 from llorch.core.job import JobRecord
 from llorch.core.tenant import DAY_S
 from llorch.host import notify, runtime
 from llorch.host.process import on_reload, on_stop
-from llorch.orchestratord import access, statedir, upstream
+from llorch.orchestratord import access, in_force, statedir, upstream
 from llorch.orchestratord.access import Access
 from llorch.orchestratord.actuator import Actuator
 from llorch.orchestratord.adopt import Adopter, Contact
 from llorch.orchestratord.clock import BrainClock, Zone
-from llorch.orchestratord.demand_file import Demand, DemandFile
+from llorch.orchestratord.configuration import Configuration
+from llorch.orchestratord.demand_file import Demand
 from llorch.orchestratord.dispatch import Dispatcher
 from llorch.orchestratord.driver import Driver
 from llorch.orchestratord.known_models import CatalogWatch
+from llorch.orchestratord.live_configuration import LiveConfiguration
 from llorch.orchestratord.metrics import Metrics
 from llorch.orchestratord.policy_file import PolicyFile, PolicyPlace, place_of
 from llorch.orchestratord.pool_facts import PoolFacts
+from llorch.orchestratord.process_limits import collect_seldom, raise_file_limit
 from llorch.orchestratord.routes import application
 from llorch.orchestratord.service import Phase, Service
 from llorch.orchestratord.settings import LanAccess, Mode, Settings
 from llorch.orchestratord.simulator import Simulator
 from llorch.orchestratord.streams import JobStream, Streams
-from llorch.orchestratord.tenants import TenantsFile
+from llorch.orchestratord.tunnels import Tunnels
 from llorch.scripting.policy import ScriptedPolicy
 from llorch.store.segments import OPEN_FILES_MAX, Segments
 from llorch.store.store import FILE_NAME, Snapshot, Store
@@ -58,21 +58,18 @@ TICK_S = 1.0
 SWEEP_EVERY_S = 30.0
 USAGE_KEPT_DAYS = 400
 DRAIN_POLL_S = 0.05
-OPEN_FILES_WANTED = 65_536
 POLICY_CHILD = partial(runtime.daemon_command, "policy-child")
 FILES_OF_A_STREAM = 4  # its client, its worker, its token journal, and one to spare
-GC_THRESHOLDS = (50_000, 10, 10)
 
 
 class Stopped(Exception):
     """The daemon has done its work; unwinds its task group."""
 
 
-async def run(settings: Settings) -> None:
+async def run(config: LiveConfiguration) -> None:
     """Serve until a signal says stop. Raises ConfigError, HostError with one clear line."""
     notifier = notify.take(os.environ)
-    tenants = TenantsFile(settings.config_path)
-    DemandFile(settings.config_path, settings.demand, settings.limits)  # a bad one is told before anything begins
+    settings = config.current.settings
     statedir.prepare(settings.state_dir)
     files_max = raise_file_limit()
     async with AsyncExitStack() as stack:
@@ -86,10 +83,11 @@ async def run(settings: Settings) -> None:
         tls = tls_context(settings)
         segments = Segments(settings.state_dir / "segments", max(OPEN_FILES_MAX, files_max // FILES_OF_A_STREAM))
         stack.callback(segments.close)
-        session = await stack.enter_async_context(upstream.open_session())
+        tunnels = Tunnels()
+        session = await stack.enter_async_context(upstream.open_session(tunnels.connect))
         try:
             async with asyncio.TaskGroup() as group:
-                daemon = Daemon(settings, tenants, store, segments, group, session, notifier)
+                daemon = Daemon(config, store, segments, group, session, tunnels, notifier)
                 await daemon.serve(sock, tls)
                 raise Stopped
         except* Stopped:
@@ -103,22 +101,20 @@ class Daemon:
 
     def __init__(
         self,
-        settings: Settings,
-        tenants: TenantsFile,
+        config: LiveConfiguration,
         store: Store,
         segments: Segments,
         group: asyncio.TaskGroup,
         session: upstream.Session,
+        tunnels: Tunnels,
         notifier: notify.Notifier,
     ) -> None:
-        self._settings = settings
-        self._notifier = notifier
-        self._tenants = tenants
+        self._config, self._notifier, self._group = config, notifier, group
+        settings = config.current.settings
         self._url = ""
-        self._group = group
         self._snapshot = store.snapshot(settings.brain.idempotency_keys_max, time.time())
         token = worker_token.find_or_create(os.environ, settings.state_dir)
-        self._demand = DemandFile(settings.config_path, marked(settings.demand, token), settings.limits)
+        self._mark = mark_of(token)
         door = Access(settings.mode, settings.lan_access, token)
         door.set_keys(store.stored_keys())
         brain = Brain(settings.brain)
@@ -139,6 +135,8 @@ class Daemon:
             token,
             lambda: self._url,
             only_loopback=is_loopback(settings.bind),
+            tunnels=tunnels,
+            take_in=lambda url, correlation_id: self.service.take_in(url, correlation_id),
         )
         adopter = Adopter(session, group, brain.worker, driver.post)
         self.service = Service(
@@ -154,8 +152,9 @@ class Daemon:
             catalog=CatalogWatch(os.environ),
             policy=PolicyFile(policy_place(settings), POLICY_CHILD, scripted),
             simulator=Simulator(settings.config_path),
-            pools=PoolFacts(settings.config_path, group),
+            pools=PoolFacts(lambda: config.current.file, group),
             actuator=self._actuator,
+            config=config,
         )
         self._zone = Zone()
         self._stop_wanted = asyncio.Event()
@@ -163,24 +162,25 @@ class Daemon:
 
     async def serve(self, sock: socket.socket, tls: ssl.SSLContext | None) -> None:
         """Restore, listen, and come back when everything has been wound down."""
-        service, settings = self.service, self._settings
+        service, settings = self.service, self._config.current.settings
         on_stop(asyncio.get_running_loop(), self._on_signal)
         on_reload(asyncio.get_running_loop(), self._on_reload)
         turns = self._group.create_task(service.driver.run(), name="driver")
         service.refresh_catalog()
-        service.driver.post(self._tenants.current)
+        service.driver.post(self._config.current.tenants)
         self._url = service_url(settings, sock)
         await service.driver.tell(restarted(self._snapshot, service))
         self._adopt_again()
         self._tell_zone()
         policy_tasks = await self._start_policy()
-        self._tell_demand(self._demand.current)
+        self._tell_demand(self._config.current.demand)
         for stream in service.streams:
             if (place := service.brain.position(stream.job_id)) is not None:
                 stream.place(*place)
-        listener = Listener(application(service), settings.connections_max)
+        listener = self._listener = Listener(application(service), settings.connections_max)
         await listener.start(sock, tls)
         url = self._url
+        in_force.write(self._config.current)
         statedir.write_record(settings.state_dir, url, clock.iso(time.time()))
         collect_seldom()
         service.phase = Phase.READY
@@ -221,7 +221,9 @@ class Daemon:
 
     def _tell_demand(self, demand: Demand) -> None:
         """What the configuration says of models and pools holds from now on."""
-        self.service.driver.post(demand.read)
+        settings = demand.read.settings
+        marked = None if settings is None else replace(settings, mark=self._mark)
+        self.service.driver.post(replace(demand.read, settings=marked))
         self._actuator.set_pools(demand.pools, watched=demand.read.settings is not None)
 
     def _adopt_again(self) -> None:
@@ -241,20 +243,36 @@ class Daemon:
         """SIGHUP: read again what may be read again, changed or not."""
         self._notifier.reloading()
         self.service.policy.want_reload()
-        if (news := self._tenants.read_again()) is not None:
-            self.service.driver.post(news)
-        if (demand := self._demand.read_again()) is not None:
-            self._tell_demand(demand)
+        self._take_over(self._config.read_again())
         self._notifier.ready("serving")
+
+    def _take_over(self, before: Configuration | None) -> None:
+        """Tell those whose part of the configuration is another than `before`; None: nothing is."""
+        if before is None:
+            return
+        now = self._config.current
+        if now.settings.brain != before.settings.brain:
+            self.service.driver.post(SettingsRead(now.settings.brain))
+        if now.tenants != before.tenants:
+            self.service.driver.post(now.tenants)
+        if now.demand != before.demand:
+            self._tell_demand(now.demand)
+        self._listener.connections_max = now.settings.connections_max
+        log.set_level(now.settings.log_level)
+        try:
+            in_force.write(now)
+        except HostError as error:
+            log.event(logger, error.message, level=40)
 
     async def _drain(self) -> None:
         """Take nothing new; give running jobs the grace time. What is left goes on after the next start."""
         self.service.phase = Phase.DRAINING
         self.service.driver.post(DrainStarted())
         self._notifier.stopping(f"draining {len(self._dispatcher)} running jobs")
-        log.event(logger, "draining", attempts=len(self._dispatcher), grace_s=self._settings.grace_s)
+        grace_s = self._config.current.settings.grace_s
+        log.event(logger, "draining", attempts=len(self._dispatcher), grace_s=grace_s)
         try:
-            async with asyncio.timeout(self._settings.grace_s):
+            async with asyncio.timeout(grace_s):
                 while self.service.brain.counts().running and not self._stop_now.is_set():
                     try:
                         async with asyncio.timeout(DRAIN_POLL_S):
@@ -278,10 +296,7 @@ class Daemon:
             self.service.streams.tick(loop.time())
             self.service.segments.settle()
             self._tell_zone()
-            if (news := self._tenants.news()) is not None:
-                self.service.driver.post(news)
-            if (demand := self._demand.news()) is not None:
-                self._tell_demand(demand)
+            self._take_over(self._config.news())
 
     async def _sweep(self) -> None:
         """Remove what has been kept long enough, and journals that no job claims."""
@@ -291,10 +306,10 @@ class Daemon:
                 await self._expire()
             except StorageUnavailable as error:
                 log.event(logger, f"expiry has to wait: {error.message}", level=30)
-            await asyncio.sleep(min(SWEEP_EVERY_S, max(0.1, self._settings.output_kept_s / 4)))
+            await asyncio.sleep(min(SWEEP_EVERY_S, max(0.1, self._config.current.settings.output_kept_s / 4)))
 
     async def _expire(self) -> None:
-        service, settings = self.service, self._settings
+        service, settings = self.service, self._config.current.settings
         now = service.clock.now()
         service.pools.forget_others({pool.pool_id for pool in service.brain.pools()})
         service.access.forget_others((w.spec.worker_id, w.spec.url) for w in service.brain.workers())
@@ -340,10 +355,9 @@ def _with_prefixes(record: JobRecord) -> JobRecord:
     return replace(record, spec=replace(record.spec, prefixes=prefixes)) if prefixes else record
 
 
-def marked(demand: DemandSettings | None, token: str) -> DemandSettings | None:
-    """The settings with what this cluster's workers are known by: it says nothing of the token it is made of."""
-    digest = hashlib.sha256(b"llorch workers of " + token.encode()).hexdigest()
-    return None if demand is None else replace(demand, mark=digest[:6])
+def mark_of(token: str) -> str:
+    """What this cluster's workers are known by: it says nothing of the token it is made of."""
+    return hashlib.sha256(b"llorch workers of " + token.encode()).hexdigest()[:6]
 
 
 def policy_place(settings: Settings) -> PolicyPlace:
@@ -367,20 +381,3 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"the TLS certificate or key cannot be used: {error}") from None
     return context
-
-
-def collect_seldom() -> None:
-    """What is loaded stays, and jobs are no rubbish: looking through a long queue of them holds up every stream."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
-
-
-def raise_file_limit() -> int:
-    """The number of open files allowed from now on: the soft limit of most systems is for desktop programs."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = OPEN_FILES_WANTED if hard == resource.RLIM_INFINITY else min(OPEN_FILES_WANTED, hard)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return wanted
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return wanted

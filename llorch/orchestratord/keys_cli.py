@@ -7,8 +7,10 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from llorch.base import clock, config
+from llorch.base.commands import Parser
 from llorch.base.errors import NotFound, UsageError
 from llorch.base.ids import TENANT_NAME
 from llorch.orchestratord import statedir
@@ -19,15 +21,7 @@ from llorch.store.store import FILE_NAME
 
 def main(argv: list[str], *, prog: str, env: Mapping[str, str]) -> int:
     """Run one key command; the exit code. Raises LlorchError with one clear line."""
-    parser = argparse.ArgumentParser(prog=prog, description="Client keys of this orchestratord; only hashes are kept.")
-    parser.add_argument("--state", metavar="DIR", help="the state directory of that orchestratord")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    create = commands.add_parser("create", help="make a key and print it, once")
-    create.add_argument("name")
-    create.add_argument("--tenant", metavar="T", help="whose jobs, quotas and usage it stands for (default: its name)")
-    commands.add_parser("list", help="names, tenants, dates and states of all keys")
-    commands.add_parser("revoke", help="shut a key out").add_argument("name")
-    args = parser.parse_args(argv)
+    args = parser(prog).parse_args(argv)
     state_dir = statedir.prepare(config.state_dir(env, args.state).absolute())
     keys = _open(state_dir)
     try:
@@ -42,6 +36,33 @@ def main(argv: list[str], *, prog: str, env: Mapping[str, str]) -> int:
     finally:
         keys.close()
     return 0
+
+
+def parser(prog: str) -> argparse.ArgumentParser:
+    """Its command line; manual pages are made of it, too."""
+    about = "Client keys of this orchestratord; only hashes are kept."
+    made = Parser(prog=prog, description=about, allow_abbrev=False)
+    _add_state(made, None)
+    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    create = _command(commands, "create", "make a key and print it, once")
+    create.add_argument("name", metavar="NAME")
+    create.add_argument("--tenant", metavar="T", help="whose jobs, quotas and usage it stands for (default: its name)")
+    _command(commands, "list", "names, tenants, dates and states of all keys")
+    _command(commands, "revoke", "shut a key out").add_argument("name", metavar="NAME")
+    return made
+
+
+def _command(commands: Any, name: str, about: str) -> argparse.ArgumentParser:
+    """One of them; --state may stand after its word, too."""
+    made: argparse.ArgumentParser = commands.add_parser(
+        name, help=about, description=f"{about[0].upper()}{about[1:]}.", allow_abbrev=False
+    )
+    _add_state(made, argparse.SUPPRESS)
+    return made
+
+
+def _add_state(parser: argparse.ArgumentParser, default: str | None) -> None:
+    parser.add_argument("--state", metavar="DIR", default=default, help="the state directory of that orchestratord")
 
 
 def _open(state_dir: Path) -> ClientKeys:

@@ -10,9 +10,13 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from llorch.base import log
+from llorch.base.commands import Parser
+from llorch.base.errors import UsageError
 from llorch.base.log_file import LogFile
 from llorch.host import runtime
+from llorch.orchestratord import configuration
 from llorch.orchestratord import settings as settings_table
+from llorch.orchestratord.live_configuration import LiveConfiguration
 
 DESCRIPTION = """The orchestrator daemon: takes jobs over HTTP, queues them durably, places them on workers and
 streams their tokens back. Other commands, each with its own --help: 'keys' (client keys: create NAME, list, revoke
@@ -25,8 +29,12 @@ SWITCH_S = 0.0005
 
 def parser(prog: str) -> argparse.ArgumentParser:
     """The daemon's command line; manual pages are made of it."""
-    made = argparse.ArgumentParser(prog=prog, description=DESCRIPTION)
+    made = Parser(prog=prog, description=DESCRIPTION, allow_abbrev=False)
     settings_table.add_flags(made)
+    made.add_argument(
+        "--dry-run", action="store_true", help="say what llorch.toml would change now, and change nothing"
+    )
+    made.add_argument("--json", action="store_true", help="with --dry-run: print JSON instead of text")
     return made
 
 
@@ -42,14 +50,22 @@ def main(argv: list[str], *, prog: str) -> int:
         run = backup_cli.backup if argv[0] == "backup" else backup_cli.restore
         return run(argv[1:], prog=f"{prog} {argv[0]}", env=os.environ)
     flags = parser(prog).parse_args(argv)
-    settings = settings_table.load(flags, os.environ)
+    if flags.dry_run:
+        from llorch.orchestratord import dry_run
+
+        return dry_run.run(flags, os.environ)
+    if flags.json:
+        raise UsageError("--json goes with --dry-run")
+    started = configuration.given(flags, os.environ)
+    first = configuration.read(started)
+    settings = first.settings
     runtime.become_one_folder(["orchestratord", *argv])
     log.set_up(settings.log_level, settings.log_format, LogFile(settings.log_file) if settings.log_file else None)
     from llorch.orchestratord import daemon
 
     sys.setswitchinterval(SWITCH_S)
     try:
-        _run(daemon.run(settings))
+        _run(daemon.run(LiveConfiguration(started, first)))
     except KeyboardInterrupt:
         return 130
     return 0

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from llorch.base import config
 from llorch.base.addresses import is_loopback
 from llorch.base.errors import HostError, InvalidRequest, LlorchError, NotFound
 from llorch.base.ids import PoolId
@@ -54,8 +52,9 @@ def is_local(pool_id: PoolId) -> bool:
 class PoolFacts:
     """The cache; asks for one pool at most once at a time."""
 
-    def __init__(self, config_path: Path, group: asyncio.TaskGroup) -> None:
-        self._config_path = config_path
+    def __init__(self, config: Callable[[], Mapping[str, Any]], group: asyncio.TaskGroup) -> None:
+        """`config` gives what llorch.toml says now."""
+        self._config = config
         self._group = group
         self._known: dict[PoolId, Known] = {}
         self._asking: dict[PoolId, asyncio.Task[None]] = {}
@@ -95,7 +94,7 @@ class PoolFacts:
         asked_at = time.monotonic()
         try:
             async with self._turn:
-                target = None if pool_id == LOCAL else await asyncio.to_thread(self._target, pool_id)
+                target = None if pool_id == LOCAL else self._target(pool_id)
                 printed = await pool_session.output(target, ["status", "--json"], timeout_s=ASK_TIMEOUT_S)
             self._known[pool_id] = Known(_parsed(pool_id, printed), time.monotonic(), None, asked_at)
         except LlorchError as error:
@@ -104,8 +103,8 @@ class PoolFacts:
             del self._asking[pool_id]
 
     def _target(self, pool_id: PoolId) -> SshTarget:
-        """The profile that is named as the pool, or whose host is. Reads a file. Raises NotFound, ConfigError."""
-        file = config.load_file(self._config_path)
+        """The profile that is named as the pool, or whose host is. Raises NotFound, ConfigError."""
+        file = self._config()
         for name, profile in file.get("pools", {}).items():
             if pool_id in (name.lower(), str(profile.get("host", name)).lower()):
                 return find_target(name, file)

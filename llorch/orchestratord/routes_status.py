@@ -9,6 +9,8 @@ from aiohttp import web
 from llorch.base.errors import Draining
 from llorch.core.worker import WorkerState
 from llorch.orchestratord import views
+from llorch.orchestratord.live_configuration import Condition as ConfigCondition
+from llorch.orchestratord.live_configuration import LiveConfiguration
 from llorch.orchestratord.policy_file import PolicyFile
 from llorch.orchestratord.service import SERVICE, Phase
 from llorch.scripting.policy import Condition
@@ -26,6 +28,7 @@ async def health(request: web.Request) -> web.Response:
             "workers": counts.workers,
             "queue_depth": counts.queue_depth,
             **_policy(service.policy),
+            **_config(service.config),
         }
     )
 
@@ -39,6 +42,11 @@ def _policy(policy: PolicyFile) -> dict[str, object]:
         return {"policy": condition.value}
     script = {"name": loaded.name, "sha256": loaded.sha256[:12], "hooks": sorted(loaded.hooks)}
     return {"policy": condition.value, "policy_script": script}
+
+
+def _config(config: LiveConfiguration) -> dict[str, object]:
+    """Said when llorch.toml cannot be used, or some of it counts after a restart."""
+    return {} if config.condition is ConfigCondition.GOOD else {"config": config.condition.value}
 
 
 async def alive(request: web.Request) -> web.Response:
@@ -68,6 +76,7 @@ async def metrics(request: web.Request) -> web.Response:
     text = service.metrics.text(gauges, {state.value: float(states[state]) for state in WorkerState})
     if service.access.is_operators(request):
         text += service.metrics.tenants.text()
+    text += "\n".join(service.config.readings.lines()) + "\n"
     return web.Response(body=text.encode(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from typing import Any
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from llorch import PROTOCOL
+from llorch.base.addresses import is_loopback
 from llorch.base.errors import Forbidden, InvalidRequest, PoolNotFound, WorkerNotFound
 from llorch.base.ids import MODEL_ID, WORKER_ID, ModelId, PoolId, WorkerId, new_worker_id
 from llorch.core.effects import PoolRecord
@@ -22,8 +24,8 @@ from llorch.core.events import (
 )
 from llorch.core.worker import WorkerRecord, WorkerState
 from llorch.orchestratord import views
-from llorch.orchestratord.addresses import may_add, may_announce
-from llorch.orchestratord.adopt import Contact, load_of, spec_of
+from llorch.orchestratord.addresses import is_reserved, may_add, may_announce, tunnel_url
+from llorch.orchestratord.adopt import load_of, spec_of
 from llorch.orchestratord.pool_facts import ASK_TIMEOUT_S, LOCAL, is_local
 from llorch.orchestratord.pool_report import BACKENDS
 from llorch.orchestratord.service import SERVICE, Service
@@ -90,19 +92,26 @@ async def add(request: web.Request) -> web.Response:
     """`POST /v2/workers`: an operator names a worker's URL; its `/health` says the rest."""
     service = request.app[SERVICE]
     await service.tenant(request)
-    fields = Fields(await read_object(request), ("url",))
+    fields = Fields(await read_object(request), ("url", "pool"))
     fields.required_text("url")
-    url = read_worker_url(fields, "url")
+    url, pool = read_worker_url(fields, "url"), fields.text("pool", size_max=POOL_NAME_MAX)
     fields.done()
-    if not may_add(url, service.brain.registered_pools()):
+    if pool is not None:
+        url = _through_tunnel(url, PoolId(pool.lower()), service)
+    elif not may_add(url, service.brain.registered_pools()):
         raise InvalidRequest("url must name loopback or a registered pool; register the host with POST /v2/pools first")
-    spec = await service.adopter.look(url, request[CORRELATION])
-    service.adopter.check_room(spec.worker_id)
-    service.access.vouch(spec.worker_id, spec.url)
-    await asyncio.shield(service.driver.announce(spec))
-    service.adopter.keep(spec.worker_id, Contact.SEEN)
+    spec = await service.take_in(url, request[CORRELATION])
     record = service.brain.worker(spec.worker_id)
     return json_response({} if record is None else views.worker(record, service.clock.now()), 201)
+
+
+def _through_tunnel(url: str, pool: PoolId, service: Service) -> str:
+    """The URL that we know a worker by which says `url` on its own pool. Raises NotFound, InvalidRequest, TryLater."""
+    service.tunnels.must_be_open(pool)
+    parts = urlsplit(url)
+    if parts.scheme != "http" or not is_loopback(parts.hostname or ""):
+        raise InvalidRequest("url must be http and name loopback: it is reached through the tunnel to its pool")
+    return tunnel_url(pool, parts.port or 80)
 
 
 async def drain(request: web.Request) -> web.Response:
@@ -145,12 +154,13 @@ async def pools(request: web.Request) -> web.Response:
     rows = service.brain.pools()
     if (age := _max_age_s(request)) is not None and _sees_facts(request):
         await service.pools.refresh([LOCAL, *(row.pool_id for row in rows)], age_max_s=age, wait_s=FACTS_WAIT_S)
-    return json_response({"pools": [_pool_view(request, *row) for row in _with_local(rows)]})
+    return json_response({"pools": [_pool_view(request, *row) for row in _with_more(rows, service.tunnels.pools())]})
 
 
-def _with_local(rows: list[PoolRecord]) -> list[tuple[PoolId, bool]]:
-    """(pool, draining) of each; our own host is there whether it has workers or not, and first."""
-    return [(LOCAL, False), *((row.pool_id, row.draining) for row in rows if row.pool_id != LOCAL)]
+def _with_more(rows: list[PoolRecord], tunnelled: list[PoolId]) -> list[tuple[PoolId, bool]]:
+    """(pool, draining) of each; our own host, and those with a tunnel, are there whether they have workers or not."""
+    found = {LOCAL: False, **{row.pool_id: row.draining for row in rows if row.pool_id != LOCAL}}
+    return list({**found, **{pool: found.get(pool, False) for pool in tunnelled}}.items())
 
 
 def _pool_view(request: web.Request, pool_id: PoolId, draining: bool) -> dict[str, Any]:
@@ -158,9 +168,11 @@ def _pool_view(request: web.Request, pool_id: PoolId, draining: bool) -> dict[st
     own = is_local(pool_id)
     live = [worker for worker in service.brain.workers() if worker.state is not WorkerState.LOST]
     there = [w for w in live if w.spec.pool == pool_id or (pool_id == LOCAL and is_local(w.spec.pool))]
+    tunnel = service.tunnels.body(pool_id)
     return {
         "id": pool_id,
         "is_local": own,
+        **({} if tunnel is None else {"tunnel": tunnel}),
         "draining": draining,
         "workers": [w.spec.worker_id for w in there],
         "slots_total": sum(w.spec.slots_total for w in there),
@@ -204,6 +216,8 @@ async def register_pool(request: web.Request) -> web.Response:
     name = pool_name(fields.required_text("id", size_max=POOL_NAME_MAX))
     if name and not all(c.isalnum() or c in ".-_:" for c in name):
         fields.problem("id", "must be a host name or an address")
+    if is_reserved(name):
+        fields.problem("id", "is a name for what lies behind tunnels")
     if name == LOCAL:
         fields.problem("id", "is orchestratord's own host, which is always there")
     draining = fields.switch("draining")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -13,17 +14,20 @@ from llorch.base.errors import Draining, JobNotFound, StorageUnavailable
 from llorch.base.ids import JOB_ID, JobId, ModelId, TenantId
 from llorch.core.brain import Brain
 from llorch.core.job import JobRecord
+from llorch.core.worker import WorkerSpec
 from llorch.orchestratord.access import Access
 from llorch.orchestratord.actuator import Actuator
-from llorch.orchestratord.adopt import Adopter
+from llorch.orchestratord.adopt import Adopter, Contact
 from llorch.orchestratord.clock import BrainClock
 from llorch.orchestratord.driver import Driver
 from llorch.orchestratord.known_models import CatalogWatch
+from llorch.orchestratord.live_configuration import LiveConfiguration
 from llorch.orchestratord.metrics import Metrics
 from llorch.orchestratord.policy_file import PolicyFile
 from llorch.orchestratord.pool_facts import PoolFacts
 from llorch.orchestratord.simulator import Simulator
 from llorch.orchestratord.streams import JobStream, Streams
+from llorch.orchestratord.tunnels import Tunnels
 from llorch.store.segments import Segments
 from llorch.store.store import Store
 
@@ -54,10 +58,25 @@ class Service:
     simulator: Simulator
     pools: PoolFacts
     actuator: Actuator
+    config: LiveConfiguration
     carriers: Counter[JobId] = field(default_factory=Counter)  # requests whose connection carries a job's answer
     phase: Phase = Phase.STARTING
     keys_checked_at: float = 0.0
     catalog_read_at: float = 0.0
+
+    @property
+    def tunnels(self) -> Tunnels:
+        """To the pools that have one."""
+        return self.actuator.tunnels
+
+    async def take_in(self, url: str, correlation_id: str) -> WorkerSpec:
+        """Use the worker at `url` from now on, and ask it how it is. Raises WorkerUnavailable, InvalidRequest."""
+        spec = await self.adopter.look(url, correlation_id)
+        self.adopter.check_room(spec.worker_id)
+        self.access.vouch(spec.worker_id, spec.url)
+        await asyncio.shield(self.driver.announce(spec))
+        self.adopter.keep(spec.worker_id, Contact.SEEN)
+        return spec
 
     def must_be_ready(self) -> None:
         """Raises Draining unless new work is taken."""

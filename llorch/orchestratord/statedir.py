@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from llorch.base.errors import HostError
@@ -12,6 +13,7 @@ from llorch.host import process
 
 LOCK_FILE = "orchestratord.lock"
 RECORD_FILE = "orchestratord.json"
+SETTINGS_FILE = "orchestratord-settings.json"
 
 
 def prepare(folder: Path) -> Path:
@@ -57,13 +59,17 @@ def _whereabouts(folder: Path) -> str:
 
 def write_record(folder: Path, url: str, started_at: str) -> None:
     """Say where this orchestratord listens; complete or absent for whoever reads it. Raises HostError."""
-    path = folder / RECORD_FILE
+    about = {"url": url, "pid": os.getpid(), "start_time": process.start_time(os.getpid())}
+    write_json(folder / RECORD_FILE, {**about, "started_at": started_at})
+
+
+def write_json(path: Path, body: Mapping[str, object]) -> None:
+    """For this user only; complete or absent for whoever reads it. Raises HostError."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "w", encoding="utf-8") as file:
-            about = {"url": url, "pid": os.getpid(), "start_time": process.start_time(os.getpid())}
-            json.dump({**about, "started_at": started_at}, file)
+            json.dump(body, file, default=str)
         fresh.replace(path)
     except OSError as error:
         fresh.unlink(missing_ok=True)
@@ -72,4 +78,15 @@ def write_record(folder: Path, url: str, started_at: str) -> None:
 
 def remove_record(folder: Path) -> None:
     """Nobody listens any more."""
-    (folder / RECORD_FILE).unlink(missing_ok=True)
+    for name in (RECORD_FILE, SETTINGS_FILE):
+        (folder / name).unlink(missing_ok=True)
+
+
+def running(folder: Path) -> dict[str, object] | None:
+    """The record of the orchestratord that runs on the directory; None: none does."""
+    try:
+        record = json.loads((folder / RECORD_FILE).read_text())
+        is_there = process.is_alive(int(record["pid"]), float(record["start_time"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return dict(record) if is_there else None

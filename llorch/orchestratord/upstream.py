@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aiohttp
+import aiohttp.tracing
+from aiohttp.client_proto import ResponseHandler
 
 from llorch.base.errors import InvalidRequest
 from llorch.base.ids import JobId
 from llorch.core.job import Failure, FailureKind
+from llorch.orchestratord.addresses import tunnelled_pool
 from llorch.wire import strict_json
 from llorch.wire.execute import CORRELATION_HEADER, DEADLINE_HEADER, error_code
 
 Session = aiohttp.ClientSession
+# A socket to a port of the loopback behind a worker URL's host. Raises OSError.
+Tunnel = Callable[[str, int], Awaitable[socket.socket]]
 
 CONNECT_TIMEOUT_S = 3.0
 CALL_TIMEOUT_S = 5.0
@@ -23,9 +29,30 @@ READ_BUFFER_SIZE = 64 << 10
 USER_TIMEOUT_MS = 10_000
 
 
-def open_session() -> aiohttp.ClientSession:
+class _Connector(aiohttp.TCPConnector):
+    """TCP, but for workers behind a tunnel: those are connected to by it, and never by name."""
+
+    def __init__(self, tunnel: Tunnel) -> None:
+        super().__init__(limit=0, ttl_dns_cache=60, socket_factory=_socket)
+        self._tunnel = tunnel
+
+    async def _create_connection(
+        self, req: aiohttp.ClientRequest, traces: list[aiohttp.tracing.Trace], timeout: aiohttp.ClientTimeout
+    ) -> ResponseHandler:
+        host, port = req.url.host or "", req.url.port or 80
+        if tunnelled_pool(host) is None:
+            return await super()._create_connection(req, traces, timeout)
+        try:
+            sock = await self._tunnel(host, port)
+        except OSError as error:
+            raise aiohttp.ClientConnectorError(req.connection_key, error) from error
+        _, protocol = await self._loop.create_unix_connection(self._factory, sock=sock)
+        return protocol
+
+
+def open_session(tunnel: Tunnel) -> aiohttp.ClientSession:
     """The pool of connections to workers; a peer that does not acknowledge for 10 s is closed."""
-    connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, socket_factory=_socket)
+    connector = _Connector(tunnel)
     return aiohttp.ClientSession(
         connector=connector,
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),

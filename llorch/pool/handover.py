@@ -6,7 +6,7 @@ line of at most 64 KiB and then closes or leaves stdin:
     {"worker_token": "…", "callback_url": "http://10.0.0.5:8080", "bind": "10.0.0.7", "insecure_lan": false}
 
 - `worker_token`  the cluster's token; written 0600 beside the record and given to the worker as a file. null: none.
-- `callback_url`  where the worker announces itself, reachable from here. null: the worker looks for itself.
+- `callback_url`  where the worker announces itself, reachable from here; "none": nowhere. null: it looks for itself.
 - `bind`          the address of this host that the caller reached. null: loopback.
 - `insecure_lan`  true: the worker listens on `bind` without a token.
 """
@@ -17,6 +17,7 @@ import sys
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from llorch.base import callback
 from llorch.base.errors import LlorchError, UsageError
 from llorch.wire import strict_json
 from llorch.wire.fields import Fields
@@ -53,7 +54,7 @@ def parse(line: bytes) -> Handover:
     if not token.isprintable() or " " in token:
         fields.problem("worker_token", "must be printable without spaces")
     callback_url = fields.text("callback_url", size_max=1024) or ""
-    if callback_url and not callback_url.startswith(("http://", "https://")):
+    if callback_url and callback_url != callback.NOBODY and not callback_url.startswith(("http://", "https://")):
         fields.problem("callback_url", "must be an http or https URL")
     bind = fields.text("bind", size_max=64) or LOOPBACK
     if not _is_address(bind):

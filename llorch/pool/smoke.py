@@ -6,7 +6,7 @@ import argparse
 import os
 import time
 
-from llorch.base import ids
+from llorch.base import callback, ids
 from llorch.base.errors import HostError
 from llorch.base.home import find_home
 from llorch.client.events import End, ErrorEvent, Token
@@ -20,7 +20,6 @@ from llorch.wire.execute import parse_execute
 MODEL = "demo"
 PROMPT = "Once upon a time"
 TOKENS_MAX = 16
-NOBODY_URL = "http://127.0.0.1:9"
 
 
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
@@ -48,7 +47,7 @@ def _spawn(worker_id: str, terminal: Terminal) -> records.WorkerRecord:
     spawn.spawn_arguments(parser)
     flags = parser.parse_args(["cpu", "--model", MODEL, "--worker-id", worker_id, "--slots", "1"])
     # It announces itself where nobody listens: no orchestrator should send it work.
-    return spawn.start(flags, Handover(callback_url=NOBODY_URL), terminal)
+    return spawn.start(flags, Handover(callback_url=callback.NOBODY), terminal)
 
 
 def _infer(spawned: records.WorkerRecord) -> tuple[int, float]:

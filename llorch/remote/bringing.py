@@ -83,8 +83,10 @@ async def spawn(place: Place, model: str, backend: Backend, url: str, *, is_name
         if place.target is not None or is_named:
             ends = await session.ends()
             token = worker_token.find_or_create(os.environ)
-            back = callback.url_for(url, ends.local, ends.server)
-            stdin, words = callback.stdin_line(token, back, ends.server), [*words, callback.STDIN_FLAG]
+            back, bind = callback.url_for(url, ends.local, ends.server), ends.server
+            if place.tunnel is not None:
+                back, bind = callback.NOBODY, callback.LOOPBACK
+            stdin, words = callback.stdin_line(token, back, bind), [*words, callback.STDIN_FLAG]
         done = await session.run(words, stdin=stdin, heard=_watched())
     _check(place, done)
     record = _object(done).get("worker")
@@ -139,7 +141,8 @@ def await_known(
     wanted = {str(record["worker_id"]) for record in records}
     began = time.monotonic()
     look_at = began + _LOOK_AGAIN_S
-    add_at = began if all(_is_deaf(client, record) for record in records) else began + ANNOUNCE_WAIT_S
+    is_silent = place.tunnel is not None or all(_is_deaf(client, record) for record in records)
+    add_at = began if is_silent else began + ANNOUNCE_WAIT_S
     while time.monotonic() < began + wait_s:
         found = [worker_id for worker_id in served.ready(client, model) if worker_id in wanted]
         if found:
@@ -147,7 +150,7 @@ def await_known(
         if time.monotonic() >= add_at:
             add_at = time.monotonic() + _LOOK_AGAIN_S
             for record in records:
-                _add(client, str(record["url"]))
+                _add(client, str(record["url"]), place.tunnel)
         if time.monotonic() >= look_at:
             _check_alive(place, wanted, model)
             look_at = time.monotonic() + _LOOK_AGAIN_S
@@ -179,10 +182,10 @@ def _is_deaf(client: Client, record: Mapping[str, Any]) -> bool:
     return is_loopback(client.endpoint.host) and not is_loopback(urlsplit(str(record["url"])).hostname or "")
 
 
-def _add(client: Client, url: str) -> None:
+def _add(client: Client, url: str, tunnel: str | None) -> None:
     """Fails as long as the worker loads, and is tried again."""
     with suppress(LlorchError):
         host = urlsplit(url).hostname or ""
         if not is_loopback(host):
             client.register_pool(host)
-        client.add_worker(url)
+        client.add_worker(url, pool=tunnel)

@@ -51,7 +51,7 @@ def forward(argv: list[str], *, prog: str) -> int:
         return 0
     settings = config.load_file(config.config_path(os.environ))
     targets = find_targets(names, settings)
-    shared = _Shared(words, _spawning(words), _lan_download(words, settings))
+    shared = _Shared(words, _spawning(words, targets), _lan_download(words, settings))
     return on_each(targets, partial(_run, shared), gather="--json" in words)
 
 
@@ -77,12 +77,12 @@ class _Shared:
 # Most commands need neither of the two, and need not wait for what they import.
 
 
-def _spawning(words: Sequence[str]) -> Spawning | None:
+def _spawning(words: Sequence[str], targets: Sequence[SshTarget]) -> Spawning | None:
     if words[1:2] != ["spawn"]:
         return None
     from llorch.remote import spawn
 
-    return spawn.prepare(words, os.environ)
+    return spawn.prepare(words, os.environ, all_tunnelled=all(target.tunnel for target in targets))
 
 
 def _lan_download(words: Sequence[str], settings: Mapping[str, Any]) -> LanDownload | None:
@@ -127,6 +127,8 @@ async def _run(shared: _Shared, target: SshTarget, out: ssh.Sink, err: ssh.Sink)
         if code is not None:
             return code
         words = shared.download.words
+    if shared.spawning is not None and (shared.spawning.tunnel or target.tunnel):
+        return await _spawn_tunnelled(shared.spawning, target, out, err)
     async with ssh.connect(target) as remote:
         if (spawning := shared.spawning) is not None:
             words, stdin = spawning.words, spawning.stdin_line(remote.local_address, await remote.server_address())
@@ -136,6 +138,22 @@ async def _run(shared: _Shared, target: SshTarget, out: ssh.Sink, err: ssh.Sink)
     if watch is not None and (warning := watch.warning(target.name)) is not None:
         terminal.tell(warning)
     return code
+
+
+async def _spawn_tunnelled(spawning: Spawning, target: SshTarget, out: ssh.Sink, err: ssh.Sink) -> int:
+    """Start a worker on the loopback over there, then have orchestratord reach it by the tunnel that it keeps."""
+    from llorch.remote import spawn
+
+    wanted = await asyncio.to_thread(spawn.tunnelled, spawning, target.name)
+    env = {**terminal.for_remote(os.environ), **target.environment}
+    async with ssh.connect(target) as remote:
+        argv = quote.pool_argv(wanted.words, program=target.program, env=env)
+        code = await remote.run(argv, out=out, err=err, stdin=wanted.stdin)
+        if code != 0:
+            return code
+        listed = await remote.ask(quote.pool_argv(wanted.list_words(), program=target.program, env=env))
+    await asyncio.to_thread(wanted.tell_orchestrator, listed.out)
+    return 0
 
 
 def _ours(words: Sequence[str]) -> list[str]:

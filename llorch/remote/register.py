@@ -20,7 +20,7 @@ from llorch.host.targets import EVERY, find_target
 from llorch.remote import terminal
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
-_KEYS = ("host", "user", "port", "path", "repo", "labels", "mac")
+_KEYS = ("host", "user", "port", "path", "repo", "labels", "mac", "tunnel")
 
 
 def register_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +33,12 @@ def register_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repo", metavar="DIR", help="source checkout over there")
     parser.add_argument("--mac", metavar="ADDRESS", help="its network card's address, for waking it")
     parser.add_argument("--label", dest="labels", action="append", metavar="LABEL", help="may be given several times")
+    parser.add_argument(
+        "--tunnel",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="workers there stay on its loopback, and orchestratord reaches them through SSH",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
 
 

@@ -27,7 +27,8 @@ def status(arguments: argparse.Namespace) -> int:
     if arguments.json:
         terminal.write_json({"orchestrator": client.url, "health": health, "pools": pools, "workers": workers})
         return 0
-    counts = ", ".join(f"{health.get(key, '-')} {key.replace('_', ' ')}" for key in ("pools", "workers", "queue_depth"))
+    named = (("pools", "pool", "pools"), ("workers", "worker", "workers"), ("queue_depth", "job waits", "jobs wait"))
+    counts = ", ".join(f"{health.get(key, '-')} {one if health.get(key) == 1 else many}" for key, one, many in named)
     print(f"{client.url}: {health.get('status', '-')} ({counts})")
     _write_pools(pools)
     if workers:
@@ -62,6 +63,8 @@ def _write_pools(pools: Sequence[Mapping[str, Any]]) -> None:
     for pool in shown:
         if pool.get("facts_error"):
             terminal.tell(f"pool {pool.get('id')}: {pool['facts_error']}")
+        if (why := _mapping(pool.get("tunnel")).get("error")) is not None:
+            terminal.tell(f"pool {pool.get('id')}: no tunnel: {why}")
 
 
 def _pool_cells(pool: Mapping[str, Any]) -> list[str]:

@@ -31,6 +31,11 @@ class Place:
     name: str
     target: SshTarget | None
 
+    @property
+    def tunnel(self) -> str | None:
+        """As which pool orchestratord has a tunnel to it; None: its workers are reached over the LAN."""
+        return self.name.lower() if self.target is not None and self.target.tunnel else None
+
 
 @dataclass(frozen=True, slots=True)
 class Backend:

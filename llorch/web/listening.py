@@ -101,7 +101,7 @@ class Listener:
         self._runner = web.AppRunner(
             app, handle_signals=False, handler_cancellation=True, shutdown_timeout=LEAVE_S, **HANDLER_LIMITS
         )
-        self._connections_max = connections_max
+        self.connections_max = connections_max
         self._server: asyncio.Server | None = None
 
     async def start(self, sock: socket.socket, tls: ssl.SSLContext | None = None) -> None:
@@ -122,7 +122,7 @@ class Listener:
     def _connect(self) -> asyncio.BaseProtocol:
         server = self._runner.server
         assert server is not None
-        if len(server.connections) >= self._connections_max:
+        if len(server.connections) >= self.connections_max:
             return _Refused()
         loop = asyncio.get_running_loop()
         connection = Connection(server, loop=loop, **HANDLER_LIMITS)

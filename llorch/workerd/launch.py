@@ -8,42 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llorch.base import config, ids
-from llorch.base.config import Kind, Setting
+from llorch.base import config, ids, settings_table
 from llorch.base.errors import ConfigError, HostError, InvalidRequest, ModelNotFound, UsageError
 from llorch.base.home import Home, find_home
 from llorch.base.log import LogFormat
+from llorch.base.settings import add_flags, resolve
 from llorch.wire.catalog import EMBEDDED, Catalog, ModelEntry, parse_catalog
 
 LOG_FILE_ENV = "LLORCH_WORKER_LOG_FILE"  # one worker's own, so that no machine-wide setting can name it
 PORT_DEFAULT = 8001
-SLOTS_DEFAULT = 8
-SLOTS_MAX = 256
-THREADS_MAX = 256
 BACKENDS = ("cpu", "cuda", "metal")
 CATALOG_SIZE_MAX = 16 << 20
-
-# Machine-wide habits; what names one worker (id, model, port, callback) is a flag only.
-SETTINGS = (
-    Setting("bind", Kind.TEXT, "127.0.0.1", "address to listen on", env="LLORCH_WORKER_BIND"),
-    Setting("dtype", Kind.TEXT, "auto", "arithmetic", env="LLORCH_WORKER_DTYPE", choices=("auto", "fp32", "bf16")),
-    Setting(
-        "kernels",
-        Kind.TEXT,
-        "auto",
-        "what computes on a CPU",
-        env="LLORCH_WORKER_KERNELS",
-        choices=("auto", "native", "torch"),
-    ),
-    Setting("quantize", Kind.TEXT, "none", "weights", env="LLORCH_WORKER_QUANTIZE", choices=("none", "int8")),
-    Setting("cpu_isa", Kind.TEXT, None, "variant of the native kernels", env="LLORCH_CPU_ISA"),
-    Setting("kv_mib", Kind.INTEGER, None, "memory for keys and values", env="LLORCH_WORKER_KV_MIB"),
-    Setting("slots", Kind.INTEGER, SLOTS_DEFAULT, "sequences at the same time", env="LLORCH_WORKER_SLOTS"),
-    Setting("context", Kind.INTEGER, None, "positions per sequence", env="LLORCH_WORKER_CONTEXT"),
-    Setting("threads", Kind.INTEGER, None, "CPU threads", env="LLORCH_WORKER_THREADS"),
-    Setting("grace_s", Kind.NUMBER, 10.0, "how long SIGTERM waits for live jobs", env="LLORCH_WORKER_GRACE_S"),
-    Setting("log_format", Kind.TEXT, "text", "form of log lines", env="LLORCH_LOG_FORMAT", choices=("text", "json")),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,25 +72,17 @@ def parser(prog: str) -> argparse.ArgumentParser:
     add(
         "--port", type=int, default=PORT_DEFAULT, help=f"port to listen on, 0 takes a free one (default {PORT_DEFAULT})"
     )
-    add("--bind", help="address to listen on (default 127.0.0.1); elsewhere than loopback a token is needed")
     add("--worker-id", metavar="ID", help="name of this worker (default: a fresh one)")
-    add("--callback-url", metavar="URL", help="where to announce readiness (default: this host's orchestratord)")
+    add(
+        "--callback-url",
+        metavar="URL",
+        help="where to announce readiness; none: nowhere (default: this host's orchestratord)",
+    )
     add("--backend", choices=BACKENDS, default="cpu", help="what computes (default cpu)")
     add("--gpu", type=int, default=0, metavar="N", help="which GPU, for cuda and metal (default 0)")
     add("--token-file", type=Path, metavar="FILE", help="file with the worker token that callers must show")
     add("--insecure-lan", action="store_true", help="need no token even when others on the network can reach us")
-    add("--dtype", help="arithmetic: auto, fp32 or bf16 (default auto: as stored, where the processor can)")
-    add("--kernels", help="auto, native or torch (default auto: native where processor, model and dtype allow)")
-    add("--quantize", help="none or int8: quantise the weights while loading, with the native kernels (default none)")
-    add("--slots", type=int, help=f"sequences at the same time (default {SLOTS_DEFAULT})")
-    add("--kv-mib", type=int, metavar="MIB", help="memory for keys and values (default: as slots and context need)")
-    add("--context", type=int, help="positions per sequence (default: the model's own, as memory allows)")
-    add(
-        "--threads",
-        type=int,
-        help="CPU threads, at most one a processor (default: as fits model and machine)",
-    )
-    add("--log-format", help="text or json (default text)")
+    add_flags(made, settings_table.WORKER)
     return made
 
 
@@ -123,12 +90,13 @@ def read(argv: Sequence[str], env: Mapping[str, str], *, prog: str) -> Launch:
     """Flags > environment > llorch.toml > defaults. Raises ConfigError and UsageError; SystemExit for --help."""
     flags = parser(prog).parse_args(list(argv))
     file = config.load_file(config.config_path(env))
-    named = {setting.key: getattr(flags, setting.key, None) for setting in SETTINGS}
     found = {
         key: resolved.value
-        for key, resolved in config.resolve(SETTINGS, section="worker", flags=named, env=env, file=file).items()
+        for key, resolved in resolve(
+            settings_table.WORKER, section="worker", flags=vars(flags), env=env, file=file
+        ).items()
     }
-    _check(flags, found)
+    _check(flags)
     return Launch(
         worker_id=flags.worker_id or ids.new_worker_id(flags.backend),
         model=flags.model,
@@ -161,11 +129,7 @@ def _orchestrator(file: Mapping[str, Any]) -> str | None:
     return value or None
 
 
-def _check(flags: argparse.Namespace, found: Mapping[str, Any]) -> None:
-    bounds = {"slots": (1, SLOTS_MAX), "context": (2, 1 << 24), "threads": (1, THREADS_MAX), "kv_mib": (1, 1 << 24)}
-    for key, (low, high) in bounds.items():
-        if found[key] is not None and not low <= found[key] <= high:
-            raise UsageError(f"--{key.replace('_', '-')} must be between {low} and {high}")
+def _check(flags: argparse.Namespace) -> None:
     if not 0 <= flags.port <= 65535:
         raise UsageError("--port must be between 0 and 65535")
     if flags.worker_id is not None and not ids.WORKER_ID.fullmatch(flags.worker_id):

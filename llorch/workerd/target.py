@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from llorch.base import addresses
+from llorch.base import addresses, callback
 from llorch.base.errors import ConfigError
 
 READY_PATH = "/v2/workers/ready"
@@ -45,7 +45,12 @@ def target_of(url: str) -> Target:
 
 
 def finder(callback_url: str | None, orchestrator: str | None, state_dir: Path) -> Callable[[], Target | None]:
-    """How the orchestrator is found: callback, configuration, else the file that this user's orchestratord keeps."""
+    """How the orchestrator is found: callback, configuration, else the file that this user's orchestratord keeps.
+
+    With the callback `none` there is none to be found.
+    """
+    if callback_url == callback.NOBODY:
+        return lambda: None
     named = callback_url or orchestrator
     if named is not None:
         target = target_of(named)

@@ -35,4 +35,3 @@ def test_the_table_knows_the_remote_words() -> None:
     """The words that `llorch --help` lists are those the remote CLI parses, no more and no fewer."""
     parsed = {name[0] for name in COMMANDS.leaves} - {"pool"}
     assert {word for word, _ in applets.REMOTE_WORDS} == parsed | {"keys"}
-    assert set(applets.REMOTE_WORDS_LATER) == set(COMMANDS.not_yet)

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from llorch.base import config
-from llorch.base.config import Kind, Origin, Setting
+from llorch.base import config, settings
 from llorch.base.errors import ConfigError
+from llorch.base.settings import Kind, Origin, Resolved, Setting
 
 PORT = Setting("port", Kind.INTEGER, 8080, "port to listen on")
 LAN = Setting("insecure_lan", Kind.SWITCH, False, "no keys")
 MODE = Setting("mode", Kind.TEXT, "home", "mode", choices=("home", "lab"))
 
 
-def resolve(flags: dict[str, object], env: dict[str, str], section: dict[str, object]) -> dict[str, config.Resolved]:
-    return config.resolve(
+def resolve(flags: dict[str, object], env: dict[str, str], section: dict[str, object]) -> dict[str, Resolved]:
+    return settings.resolve(
         (PORT, LAN, MODE), section="orchestratord", flags=flags, env=env, file={"orchestratord": section}
     )
 
@@ -26,10 +26,10 @@ def resolve(flags: dict[str, object], env: dict[str, str], section: dict[str, ob
 def test_precedence() -> None:
     """flags > environment > file > default, and the origin is known."""
     both = {"LLORCH_PORT": "2"}
-    assert resolve({"port": 1}, both, {"port": 3})["port"] == config.Resolved(1, Origin.FLAG)
-    assert resolve({"port": None}, both, {"port": 3})["port"] == config.Resolved(2, Origin.ENV)
-    assert resolve({}, {}, {"port": 3})["port"] == config.Resolved(3, Origin.FILE)
-    assert resolve({}, {}, {})["port"] == config.Resolved(8080, Origin.DEFAULT)
+    assert resolve({"port": 1}, both, {"port": 3})["port"] == Resolved(1, Origin.FLAG)
+    assert resolve({"port": None}, both, {"port": 3})["port"] == Resolved(2, Origin.ENV)
+    assert resolve({}, {}, {"port": 3})["port"] == Resolved(3, Origin.FILE)
+    assert resolve({}, {}, {})["port"] == Resolved(8080, Origin.DEFAULT)
 
 
 def test_unknown_keys_are_refused_with_a_hint() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,7 +96,7 @@ def test_what_was_measured_decides_where_a_model_is_loaded(cluster: Cluster, tmp
     assert record["error"]["code"] == "INSUFFICIENT_MEMORY"
     assert f"cpu needs {round(taken / (1 << 20))} MiB" in record["error"]["message"]
     config.write_text(f"[pools.local.limits]\nmemory_mib = {(taken >> 20) + 1}\n")
-    until(lambda: "models and pools" in daemon.log, "the changed file is read")
+    until(lambda: "read again from llorch.toml: pools.local" in daemon.log, "the changed file is read")
     assert ended(daemon, daemon.post("/v2/tasks", task).json["job_id"], 60.0)["status"] == "completed"
 
 
@@ -115,6 +117,33 @@ def test_a_worker_is_spawned_by_hand_and_not_stopped_when_idle(cluster: Cluster)
     assert worker["worker_id"] == answer.json["worker_id"] and worker["pool"] == "local"
     assert daemon.post("/v2/pools/mars/workers", {"model": "demo", "backend": "cpu"}).code == "POOL_NOT_FOUND"
     assert daemon.post("/v2/pools/local/workers", {"model": "demo", "backend": "abacus"}).status == 400
+
+
+def test_autospawn_is_switched_on_while_it_runs_and_no_reload_restarts_a_worker(cluster: Cluster) -> None:
+    """llorch.toml says so, and a job that waited is served; other changes leave the worker's process as it is."""
+    config = cluster.home / "llorch.toml"
+    config.write_text("")
+    daemon = cluster.orchestratord("--config", str(config))
+    job_id = daemon.post("/v2/tasks", {"model": "demo", "prompt": "Hi", "max_tokens": 4}).json["job_id"]
+    config.write_text("[orchestratord]\nautospawn = true\n")
+    os.kill(daemon.pid, signal.SIGHUP)
+    assert ended(daemon, job_id, 60.0)["status"] == "completed"
+    [worker] = workers(daemon)
+    record = cluster.home / ".local/share/llorch/workers" / f"{worker['worker_id']}.json"
+    until(lambda: "starting a worker" in daemon.log and _spawned(daemon), "the spawn is over")
+    before = json.loads(record.read_text())
+    config.write_text("[orchestratord]\nautospawn = true\nqueue_capacity = 7\nspawn_timeout_s = 90\n[tenants.a]\n")
+    os.kill(daemon.pid, signal.SIGHUP)
+    until(lambda: "queue_capacity" in daemon.log, "it counts")
+    task = {"model": "demo", "prompt": "Hi", "max_tokens": 4, "wait": True}
+    assert daemon.post("/v2/tasks", task).status == 200
+    assert json.loads(record.read_text()) == before and os.kill(before["pid"], 0) is None
+    config.write_text("[orchestratord]\nautospawn = true\n[models.demo]\nttl_s = 0.5\n")
+    until(lambda: not workers(daemon), "a shorter time to live counts, too", 60.0)
+
+
+def _spawned(daemon: Daemon) -> bool:
+    return 'llorch_spawns_total{outcome="ready"} 1' in daemon.get("/metrics").body.decode()
 
 
 def test_stopping_orchestratord_while_a_worker_loads_leaves_no_process(cluster: Cluster) -> None:

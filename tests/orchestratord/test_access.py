@@ -71,6 +71,38 @@ def test_the_key_command_changes_keys_and_nothing_else(cluster: Cluster) -> None
     assert "alice" in listed and "bob" in listed
 
 
+def test_the_state_directory_may_be_named_after_the_word(cluster: Cluster) -> None:
+    """`keys create X --state D` is `keys --state D create X`; a mistyped option is told with what was meant."""
+    program_keys = [*program("orchestratord"), "keys"]
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        env = environment(cluster.home)
+        return subprocess.run([*program_keys, *words], env=env, capture_output=True, text=True, timeout=60, check=False)
+
+    assert run("create", "late", "--state", str(cluster.state)).returncode == 0
+    assert "late" in keys(cluster, "list").stdout and "late" in run("list", "--state", str(cluster.state)).stdout
+    assert run("revoke", "--state", str(cluster.state), "late").returncode == 0
+    wrong = run("create", "x", "--tenent", "a")
+    assert wrong.returncode == 2 and "did you mean '--tenant'" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (("backup", "f", "--stat", "d"), "--state"),
+        (("restore", "f", "--farce"), "--force"),
+        (("--queue-capasity", "3"), "--queue-capacity"),
+        (("keys", "creat", "d"), "create"),
+    ],
+)
+def test_mistyped_options_are_told_with_what_was_meant(cluster: Cluster, words: tuple[str, ...], meant: str) -> None:
+    """One line, exit 2, nothing done."""
+    argv = [*program("orchestratord"), *words]
+    done = subprocess.run(argv, env=environment(cluster.home), capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert f"did you mean '{meant}'" in done.stderr and not cluster.state.exists()
+
+
 def test_lab_mode_needs_keys_and_isolates_tenants(cluster: Cluster) -> None:
     """No key: 401 everywhere but on health; another tenant's job is a 404; a revoked key is shut out while running."""
     alice, bob = (keys(cluster, "create", name).stdout.strip() for name in ("alice", "bob"))

@@ -17,6 +17,7 @@ from llorch.core.pool_facts import PoolFacts
 from llorch.orchestratord.actuator import Actuator, _Progress
 from llorch.orchestratord.demand_file import LOCAL, Profile
 from llorch.orchestratord.metrics import LoadFigures
+from llorch.orchestratord.tunnels import Tunnels
 
 GONE = PoolId("gone")
 
@@ -40,6 +41,10 @@ def spawn(model: str, pool: PoolId = LOCAL) -> SpawnWorker:
     return SpawnWorker(pool, ModelId(model), WorkerId("auto-0-1"), "cpu", None, 1, SpawnCause.JOB, 60.0)
 
 
+async def nobody(url: str, correlation_id: str) -> None:
+    raise AssertionError("no worker here is behind a tunnel")
+
+
 def heard(*effects: SpawnWorker | StopWorker | ReadPool | WakePool, until: int) -> list[Event]:
     """Carry these out and wait for so many events."""
     events: list[Event] = []
@@ -53,7 +58,16 @@ def heard(*effects: SpawnWorker | StopWorker | ReadPool | WakePool, until: int) 
                 enough.set()
 
         async with asyncio.timeout(60), asyncio.TaskGroup() as group:
-            actuator = Actuator(group, post, LoadFigures(), "token", lambda: "http://127.0.0.1:1", only_loopback=True)
+            actuator = Actuator(
+                group,
+                post,
+                LoadFigures(),
+                "token",
+                lambda: "http://127.0.0.1:1",
+                only_loopback=True,
+                tunnels=Tunnels(),
+                take_in=nobody,
+            )
             actuator.set_pools({LOCAL: Profile(None)}, watched=False)
             for effect in effects:
                 actuator.carry_out(effect)

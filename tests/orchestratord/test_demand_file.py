@@ -9,10 +9,12 @@ import pytest
 
 from llorch.base import config
 from llorch.base.errors import ConfigError
+from llorch.base.problems import Problems
 from llorch.core.demand_settings import DemandSettings, ModelLimits
 from llorch.core.pool_facts import RAM, Bank, ModelThere, Place, WorkerThere
-from llorch.orchestratord.demand_file import Demand, DemandFile, parse
+from llorch.orchestratord.demand_file import Demand, parse
 from llorch.orchestratord.pool_report import facts_of
+from tests.orchestratord.live import live
 
 POOLS = '[pools.Den]\nhost = "10.0.0.7"\nmac = "aa:bb:cc:dd:ee:ff"\nlabels = ["fast"]\n'
 
@@ -20,7 +22,10 @@ POOLS = '[pools.Den]\nhost = "10.0.0.7"\nmac = "aa:bb:cc:dd:ee:ff"\nlabels = ["f
 def read(tmp_path: Path, text: str) -> Demand:
     path = tmp_path / "llorch.toml"
     path.write_text(text)
-    return parse(config.load_file(path), path, DemandSettings(), ModelLimits(ttl_s=7.0))
+    problems = Problems()
+    found = parse(config.load_file(path), DemandSettings(), ModelLimits(ttl_s=7.0), problems)
+    problems.must_be_none(path)
+    return found
 
 
 def test_models_and_pools_are_read(tmp_path: Path) -> None:
@@ -87,11 +92,13 @@ def test_a_change_is_news_once_and_a_bad_file_changes_nothing(tmp_path: Path) ->
     """Read again when it has changed and says something else; what cannot be used leaves what held."""
     path = tmp_path / "llorch.toml"
     path.write_text(POOLS)
-    watched = DemandFile(path, DemandSettings(), ModelLimits())
+    watched = live(path, tmp_path)
     assert watched.news() is None
     path.write_text(POOLS + "[models.demo]\npinned = true\n")
-    found = watched.news()
-    assert found is not None and found.read.models["demo"].pinned  # type: ignore[index]
+    before = watched.news()
+    found = watched.current
+    assert before is not None and not before.demand.read.models
+    assert found.demand.read.models["demo"].pinned  # type: ignore[index]
     path.write_text("[models.demo]\nnonsense = true\n")
     os.utime(path, (1, 1))
     assert watched.news() is None and watched.current is found

@@ -21,6 +21,7 @@ from llorch.orchestratord.clock import BrainClock
 from llorch.orchestratord.dispatch import Dispatcher
 from llorch.orchestratord.metrics import Metrics
 from llorch.orchestratord.streams import JobStream
+from llorch.orchestratord.tunnels import Tunnels
 from llorch.store.segments import Segments
 
 JOB = JobId("job-1")
@@ -68,7 +69,7 @@ def play(folder: Path, url: str, act: Callable[[Run], Awaitable[None]]) -> None:
     """Start an attempt and let `act` go on from there."""
 
     async def work() -> None:
-        async with upstream.open_session() as session, asyncio.TaskGroup() as group:
+        async with upstream.open_session(Tunnels().connect) as session, asyncio.TaskGroup() as group:
             clock, metrics = BrainClock(SystemClock()), Metrics()
             await act(Run(folder, url, lambda post: Dispatcher(session, group, clock, metrics, lambda *_: None, post)))
 

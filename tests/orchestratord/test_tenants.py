@@ -16,10 +16,11 @@ from job_bench import Bench
 from llorch.base import config
 from llorch.base.errors import ConfigError
 from llorch.base.ids import TenantId
+from llorch.base.problems import Problems
 from llorch.core.tenant import TenantLimits
 from llorch.orchestratord import tenants
-from llorch.orchestratord.tenants import TenantsFile
 from llorch.store.store import FILE_NAME
+from tests.orchestratord.live import live
 from tests.orchestratord.test_access import bearer, keys, refuses
 
 ALICE = """
@@ -43,25 +44,25 @@ def test_sections_become_limits(tmp_path: Path) -> None:
     """Every field; `default` is who is not named; no section at all is no bound for anybody."""
     path = tmp_path / "llorch.toml"
     path.write_text(ALICE + "[tenants.default]\nrunning_max = 1\n")
-    read = tenants.parse(config.load_file(path), path)
+    read = tenants.parse(config.load_file(path), Problems())
     wanted = TenantLimits(2.0, 3, 4, 5000, 0.5, ("demo", "qwen3-0.6b"))  # type: ignore[arg-type]
     assert read.limits == {TenantId("alice"): wanted}
     assert read.default == TenantLimits(running_max=1)
-    assert tenants.parse({}, path).default == TenantLimits()
+    assert tenants.parse({}, Problems()).default == TenantLimits()
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
         ("[tenants.a]\nrunnin_max = 1", "did you mean 'running_max'"),
-        ("[tenants.a]\nrunning_max = 0", "from 1 to"),
+        ("[tenants.a]\nrunning_max = 0", "between 1 and"),
         ("[tenants.a]\nrunning_max = 1.5", "expected integer"),
         ('[tenants.a]\nrunning_max = "2"', "expected integer"),
         ("[tenants.a]\nrunning_max = true", "expected integer"),
-        ("[tenants.a]\nweight = 0", "from 0.001 to 1e+15"),
-        ("[tenants.a]\nweight = nan", "from 0.001 to 1e+15"),
-        ("[tenants.a]\nweight = 1e300", "from 0.001 to 1e+15"),
-        ("[tenants.a]\nrequests_per_s = -1", "from 0.001 to 1e+15"),
+        ("[tenants.a]\nweight = 0", "between 0.001 and 1e+15"),
+        ("[tenants.a]\nweight = nan", "between 0.001 and 1e+15"),
+        ("[tenants.a]\nweight = 1e300", "between 0.001 and 1e+15"),
+        ("[tenants.a]\nrequests_per_s = -1", "between 0.001 and 1e+15"),
         ("[tenants.a]\nmodels = []", "a list of 1"),
         ('[tenants.a]\nmodels = "demo"', "a list of 1"),
         ('[tenants.a]\nmodels = ["../x"]', "not the id of a model"),
@@ -76,7 +77,7 @@ def test_wrong_sections_are_one_clear_line(text: str, says: str, tmp_path: Path)
     path = tmp_path / "llorch.toml"
     path.write_text(text)
     with pytest.raises(ConfigError) as error:
-        TenantsFile(path)
+        live(path, tmp_path)
     assert says in error.value.message and str(path) in error.value.message
 
 
@@ -90,21 +91,22 @@ def test_a_wrong_file_does_not_start(cluster: Cluster) -> None:
 def test_a_changed_file_counts_and_a_wrong_one_does_not(tmp_path: Path) -> None:
     """News come once per change; a file that cannot be used, or is gone, leaves what holds."""
     path = tmp_path / "llorch.toml"
-    file = TenantsFile(path)
-    assert file.news() is None and file.current.limits == {}
+    file = live(path, tmp_path)
+    assert file.news() is None and file.current.tenants.limits == {}
     path.write_text(ALICE)
-    read = file.news()
-    assert read is not None and read.limits[TenantId("alice")].running_max == 3
+    before = file.news()
+    read = file.current
+    assert before is not None and before.tenants.limits == {}
+    assert read.tenants.limits[TenantId("alice")].running_max == 3
     assert file.news() is None
     path.write_text(ALICE + "weight = 3\n")  # twice in one section: not TOML
     assert file.news() is None and file.current == read
     path.unlink()
     assert file.news() is None and file.read_again() is None and file.current == read
     path.write_text("[orchestratord]\nport = 1\n" + ALICE)
-    assert file.news() is None, "nothing of it is about tenants"
+    assert file.news() is None, "nothing of it counts before a restart"
     path.write_text("[orchestratord]\nport = 1\n")
-    again = file.news()
-    assert again is not None and again.limits == {}
+    assert file.news() is not None and file.current.tenants.limits == {}
 
 
 def test_limits_are_read_again_while_it_runs(cluster: Cluster) -> None:
@@ -117,7 +119,7 @@ def test_limits_are_read_again_while_it_runs(cluster: Cluster) -> None:
     path.write_text("[tenants.alice]\nrunning_max = 2\n[tenants.default]\nweight = 7.0\n")
     until(lambda: limits_of(daemon, key)["running_max"] == 2, "the change counts")
     path.write_text("[tenants.alice]\nrunning_maxx = 3\n")
-    until(lambda: "stay as they were" in daemon.log, "the log says so")
+    until(lambda: "stays as it was" in daemon.log, "the log says so")
     os.kill(daemon.pid, signal.SIGHUP)
     assert limits_of(daemon, key)["running_max"] == 2
     path.write_text("[tenants.default]\nrunning_max = 5\n")

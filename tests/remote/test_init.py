@@ -16,8 +16,7 @@ import pytest
 from llorch.base import config
 from llorch.base.errors import UsageError
 from llorch.host.targets import find_targets
-from llorch.orchestratord import settings
-from llorch.orchestratord.demand_file import DemandFile
+from llorch.orchestratord import configuration, settings
 from llorch.remote import first_config
 from tests.remote.cli import Done, llorch
 from tests.remote.sshd import ROOT, program
@@ -46,9 +45,8 @@ def read_by_all(path: Path) -> settings.Settings:
     assert len(find_targets(list(read.get("pools", {})), read)) == len(read.get("pools", {}))
     flags = argparse.ArgumentParser()
     settings.add_flags(flags)
-    made = settings.load(flags.parse_args(["--config", str(path)]), {"HOME": str(path.parent)})
-    DemandFile(made.config_path, made.demand, made.limits)
-    return made
+    started = configuration.given(flags.parse_args(["--config", str(path)]), {"HOME": str(path.parent)})
+    return configuration.read(started).settings
 
 
 def test_defaults_from_a_pipe(env: dict[str, str]) -> None:

@@ -46,7 +46,7 @@ EDGES = {
     "orchestratord": {
         *("core", "wire", "store", "scripting", "client", "web"),
         *("host.ssh", "host.process", "host.runtime", "host.notify", "host.pool_session", "host.commands"),
-        *("host.targets", "host.wake"),
+        *("host.targets", "host.tunnel", "host.wake"),
     },
     "workerd": {"batching", "wire", "model", "web", "host.runtime", "host.process", "host.cores", "host.notify"},
     "pool": {"wire", "client", "host"},

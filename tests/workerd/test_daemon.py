@@ -124,7 +124,7 @@ def test_a_taken_port_is_one_clear_line(run_worker: Run, model_dir: Path) -> Non
         (("--model", "MODEL", "--backend", "cuda"), 1, "backend cuda is not available"),
         (("--model", "MODEL", "--quantize", "int4"), 2, "int4"),
         (("--model", "MODEL", "--quantize", "int8", "--kernels", "torch"), 1, "unquantized weights only"),
-        (("--model", "MODEL", "--slots", "0"), 2, "--slots must be between"),
+        (("--model", "MODEL", "--slots", "0"), 2, "--slots: must be between"),
         (("--model", "MODEL", "--dtype", "fp8"), 2, "fp8"),
         (("--model", "MODEL", "--worker-id", "no spaces"), 2, "--worker-id"),
         (("--model", "MODEL", "--bind", "no.such.host.invalid"), 1, "--bind"),
