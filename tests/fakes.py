@@ -17,7 +17,7 @@ import aiohttp
 from aiohttp import web
 
 from llorch import PROTOCOL
-from llorch.wire import execute, sse, strict_json
+from llorch.wire import events, execute, sse, strict_json
 from llorch.wire.announce import HEARTBEAT_S, Announcement, Heartbeat
 from llorch.wire.logprobs import Likely, TokenLogprob
 
@@ -93,6 +93,7 @@ class FakeWorker:
     executions: list[Execution] = field(default_factory=list)
     cancels: list[str] = field(default_factory=list)
     announced: list[int] = field(default_factory=list)
+    heartbeats: int = 0  # that were taken
     calls: list[tuple[str, str]] = field(default_factory=list)  # path and correlation id of /health and /drain
     url: str = ""
     _live: dict[str, asyncio.Event] = field(default_factory=dict)
@@ -187,6 +188,7 @@ class FakeWorker:
                         url = f"{orchestrator}/v2/workers/{self.worker_id}/heartbeat"
                         async with session.post(url, json=beat) as answer:
                             known = answer.status == 200
+                            self.heartbeats += known
                 except aiohttp.ClientError:
                     known = False
                 await asyncio.sleep(HEARTBEAT_S / 2 if known else 0.05)
@@ -231,7 +233,7 @@ class FakeWorker:
         response = web.StreamResponse(headers=sse.HEADERS)
         try:
             await response.prepare(request)
-            await response.write(sse.encode(execute.started(job.job_id, self.model, "2026-01-01T00:00:00.000Z")))
+            await response.write(sse.encode(events.started(job.job_id, self.model, "2026-01-01T00:00:00.000Z")))
             await self._generate(request, response, job, run, trouble, cancelled)
         finally:
             del self._live[job.job_id]
@@ -256,18 +258,16 @@ class FakeWorker:
                     return
                 index += trouble.fault is Fault.GAP
             logprobs = token_logprobs(position, job.sampling.logprobs)
-            frame = sse.encode(execute.token(token_text(prompt, position), index, [position], logprobs))
+            frame = sse.encode(events.token(token_text(prompt, position), index, [position], logprobs))
             await response.write(frame * 2 if trouble is not None and trouble.fault is Fault.REPEAT else frame)
             position, index, run.frames = position + 1, index + 1, run.frames + 1
             if run.frames % 4 == 0:
-                await response.write(sse.encode(execute.metrics(position, 1, 100.0, 1)))
+                await response.write(sse.encode(events.metrics(position, 1, 100.0, 1)))
             await self._pause(self.token_delay_s, cancelled)
-        reason = execute.StopReason.CANCELLED if cancelled.is_set() else execute.StopReason.MAX_TOKENS
+        reason = events.StopReason.CANCELLED if cancelled.is_set() else events.StopReason.MAX_TOKENS
         run.ended = reason.value
         seed = job.sampling.seed or 0
-        end = execute.end(
-            reason, tokens_out=position, decode_time_ms=5, prompt_tokens=len(prompt), ttft_ms=1, seed=seed
-        )
+        end = events.end(reason, tokens_out=position, decode_time_ms=5, prompt_tokens=len(prompt), ttft_ms=1, seed=seed)
         await response.write(sse.encode(end))
         await response.write_eof()
 
@@ -286,7 +286,7 @@ class FakeWorker:
         elif fault is Fault.STALL:
             await asyncio.sleep(3600)
         elif fault is Fault.ERROR:
-            await response.write(sse.encode(execute.error("INFERENCE_FAILED", "the model broke", retriable=True)))
+            await response.write(sse.encode(events.error("INFERENCE_FAILED", "the model broke", retriable=True)))
         elif fault is Fault.GARBAGE:
             await response.write(b'data: {"type":"token","t":"x","i":' + str(index + 7).encode() + b"}\n\n\x00\xff")
         elif fault is not Fault.SILENT_END:

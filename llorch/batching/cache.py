@@ -59,7 +59,7 @@ class Cache:
         found = self._find(sequence)
         for node in found.path:
             self.tree.hold(node)
-        self._paths[sequence.job_id] = list(found.path)
+        self._paths[sequence.key] = list(found.path)
         sequence.blocks = [node.block for node in found.path]
         sequence.computed = len(found.path) * BLOCK_POSITIONS
         if found.source is not None:
@@ -70,9 +70,9 @@ class Cache:
 
     def follow(self, sequence: Sequence) -> None:
         """Take over what others have entered since it was admitted."""
-        path = self._paths[sequence.job_id]
+        path = self._paths[sequence.key]
         while (node := self.branch(sequence).child(self.next_whole(sequence))) is not None:
-            assert sequence.job_id not in self._pending, "copies are made before anything new is entered"
+            assert sequence.key not in self._pending, "copies are made before anything new is entered"
             index = len(path)
             if index < len(sequence.blocks):
                 self.pool.release(sequence.blocks[index])
@@ -88,12 +88,12 @@ class Cache:
 
     def branch(self, sequence: Sequence) -> Branch:
         """Where its next whole block goes."""
-        path = self._paths[sequence.job_id]
+        path = self._paths[sequence.key]
         return path[-1] if path else self.tree.root(sequence.stretch)
 
     def next_whole(self, sequence: Sequence) -> tuple[int, ...]:
         """Ids of the next block that it could take over whole; empty when the last token is among them."""
-        start = len(self._paths[sequence.job_id]) * BLOCK_POSITIONS
+        start = len(self._paths[sequence.key]) * BLOCK_POSITIONS
         end = start + BLOCK_POSITIONS
         return tuple(sequence.token_ids[start:end]) if end < len(sequence.token_ids) else ()
 
@@ -110,13 +110,13 @@ class Cache:
     def copied(self, copies: Iterable[Copy]) -> None:
         """A step has made these copies."""
         made = {id(copy) for copy in copies}
-        for job_id, pending in list(self._pending.items()):
+        for key, pending in list(self._pending.items()):
             if id(pending.copy) in made:
-                self._withdraw(job_id)
+                self._withdraw(key)
 
     def enter(self, sequence: Sequence) -> None:
         """Share every block that has become whole."""
-        path = self._paths[sequence.job_id]
+        path = self._paths[sequence.key]
         while (end := (len(path) + 1) * BLOCK_POSITIONS) <= sequence.computed:
             token_ids = tuple(sequence.token_ids[end - BLOCK_POSITIONS : end])
             node = self.tree.enter(self.branch(sequence), token_ids, sequence.blocks[len(path)])
@@ -129,7 +129,7 @@ class Cache:
         Nobody knows at which token a label's text ends; they are spread evenly, so that when the tree is cut back from
         its leaves the shorter beginnings stay known for longer.
         """
-        path = self._paths[sequence.job_id]
+        path = self._paths[sequence.key]
         blocks, count = blocks_for(sequence.prompt_length), len(sequence.labels)
         for number, label in enumerate(sequence.labels, 1):
             at = -(-blocks * number // count) - 1
@@ -138,17 +138,17 @@ class Cache:
 
     def keep(self, sequence: Sequence) -> None:
         """It leaves; all it computed stays in the tree, its partial end too."""
-        path = self._paths[sequence.job_id]
+        path = self._paths[sequence.key]
         tail = tuple(sequence.token_ids[len(path) * BLOCK_POSITIONS : sequence.computed])
-        if tail and sequence.job_id not in self._pending:
+        if tail and sequence.key not in self._pending:
             path.append(self.tree.enter(self.branch(sequence), tail, sequence.blocks[len(path)]))
         self.label(sequence)
         self.drop(sequence)
 
     def drop(self, sequence: Sequence) -> None:
         """It leaves; what is in its private blocks is forgotten."""
-        path = self._paths.pop(sequence.job_id)
-        self._withdraw(sequence.job_id)
+        path = self._paths.pop(sequence.key)
+        self._withdraw(sequence.key)
         for block in sequence.blocks[len(path) :]:
             self.pool.release(block)
         for node in reversed(path):
@@ -167,10 +167,10 @@ class Cache:
         if self.grow(sequence, end) < end:
             self.tree.release(source)
             return
-        self._pending[sequence.job_id] = _Pending(Copy(source.block, sequence.blocks[-1], positions), source)
+        self._pending[sequence.key] = _Pending(Copy(source.block, sequence.blocks[-1], positions), source)
         sequence.computed = end
 
-    def _withdraw(self, job_id: str) -> None:
-        pending = self._pending.pop(job_id, None)
+    def _withdraw(self, key: str) -> None:
+        pending = self._pending.pop(key, None)
         if pending is not None:
             self.tree.release(pending.source)

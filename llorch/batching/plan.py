@@ -31,7 +31,7 @@ class Row:
     model's second set of rotary frequencies (for models that have one: `ModelConfig.long_from`).
     """
 
-    job_id: str
+    key: str
     start: int
     token_ids: tuple[int, ...]
     draws: tuple[Draw, ...]
@@ -84,7 +84,7 @@ class Drawn:
 class Outcome:
     """What a step, a cancel or a finish did to one sequence: tokens appended, and the reason when it ended."""
 
-    job_id: str
+    key: str
     drawn: tuple[Drawn, ...]
     tokens_out: int
     stop_reason: StopReason | None = None

@@ -116,9 +116,9 @@ class Planner:
         """Labels of the beginnings that are in the cache, the latest first."""
         return self.cache.tree.labels(limit)
 
-    def sequence(self, job_id: str) -> Sequence | None:
-        """The live sequence of a job."""
-        return self._live.get(job_id)
+    def sequence(self, key: str) -> Sequence | None:
+        """The live sequence of that key."""
+        return self._live.get(key)
 
     def add(self, sequence: Sequence) -> Outcome | None:
         """Take a sequence in. An Outcome says that it is finished already: its resumed ids reach max_tokens.
@@ -126,7 +126,7 @@ class Planner:
         Raises InvalidRequest, ContextLengthExceeded or DuplicateJob; then nothing has changed.
         """
         assert sequence.state is SequenceState.WAITING
-        if sequence.job_id in self._live:
+        if sequence.key in self._live:
             raise errors.DuplicateJob
         if not sequence.prompt_ids or sequence.max_tokens < 1:
             raise errors.InvalidRequest("the prompt needs at least one token and max_tokens at least 1")
@@ -139,32 +139,32 @@ class Planner:
         self._arrivals += 1
         sequence.arrival = self._arrivals
         sequence.stretch = self._long_from is not None and positions > self._long_from
-        self._live[sequence.job_id] = sequence
+        self._live[sequence.key] = sequence
         self._waiting.add(sequence)
         self._planned = None
         if sequence.tokens_out >= sequence.max_tokens:
-            return self.finish(sequence.job_id, StopReason.MAX_TOKENS)
+            return self.finish(sequence.key, StopReason.MAX_TOKENS)
         return None
 
-    def cancel(self, job_id: str) -> Outcome | None:
+    def cancel(self, key: str) -> Outcome | None:
         """End a sequence as CANCELLED; its slot is free for the next plan. None when it is not live."""
-        return self.finish(job_id, StopReason.CANCELLED)
+        return self.finish(key, StopReason.CANCELLED)
 
-    def finish(self, job_id: str, reason: StopReason) -> Outcome | None:
+    def finish(self, key: str, reason: StopReason) -> Outcome | None:
         """End a sequence for a reason the planner cannot see, such as a stop string. None when it is not live."""
-        sequence = self._live.get(job_id)
+        sequence = self._live.get(key)
         if sequence is None:
             return None
         if sequence.state is not SequenceState.WAITING:
             self.cache.keep(sequence)
         return self._end(sequence, reason)
 
-    def abort(self, job_id: str) -> Outcome | None:
+    def abort(self, key: str) -> Outcome | None:
         """End a sequence whose step failed: what is in its private blocks is not to be trusted, nor kept.
 
         Its whole blocks are from steps that succeeded, and no row writes into them any more.
         """
-        sequence = self._live.get(job_id)
+        sequence = self._live.get(key)
         if sequence is None:
             return None
         if sequence.state is not SequenceState.WAITING:
@@ -188,9 +188,9 @@ class Planner:
         outcomes = []
         for row, tokens in zip(plan.rows, drawn, strict=True):
             assert len(tokens) == len(row.draws)
-            if self._rows.get(row.job_id) is row:
-                del self._rows[row.job_id]
-                outcomes += self._enter(self._running[row.job_id], row, tokens)
+            if self._rows.get(row.key) is row:
+                del self._rows[row.key]
+                outcomes += self._enter(self._running[row.key], row, tokens)
         return outcomes
 
     def _admit(self) -> None:
@@ -200,7 +200,7 @@ class Planner:
                 return
             self._waiting.remove(sequence)
             sequence.state = SequenceState.PREFILL
-            self._running[sequence.job_id] = sequence
+            self._running[sequence.key] = sequence
             self.cache.admit(sequence)
 
     def _next_to_admit(self) -> Sequence | None:
@@ -218,17 +218,17 @@ class Planner:
             self.cache.follow(sequence)
         decode = [s for s in running if s.state is SequenceState.DECODE]
         drafts = self._drafts(decode)
-        wanted = {s.job_id: 1 + len(drafts.get(s.job_id, ())) for s in decode}
+        wanted = {s.key: 1 + len(drafts.get(s.key, ())) for s in decode}
         wanted |= shares(self._leading(prefill), self._pacer.budget(sum(wanted.values())))
         taken = {}
         for sequence in running:  # who came first takes its blocks first
-            taken[sequence.job_id] = self._make_room(sequence, wanted.get(sequence.job_id, 0))
+            taken[sequence.key] = self._make_room(sequence, wanted.get(sequence.key, 0))
         rows = [
-            row_of(s, taken[s.job_id], drafts.get(s.job_id, ()))
+            row_of(s, taken[s.key], drafts.get(s.key, ()))
             for s in (*decode, *prefill)
-            if s.job_id in self._running and taken[s.job_id]
+            if s.key in self._running and taken[s.key]
         ]
-        self._rows = {row.job_id: row for row in rows}
+        self._rows = {row.key: row for row in rows}
         return StepPlan(tuple(rows), self.cache.copies)
 
     def _drafts(self, decode: list[Sequence]) -> dict[str, tuple[int, ...]]:
@@ -240,12 +240,12 @@ class Planner:
             return {}
         drafts = {}
         for number, sequence in enumerate(decode):
-            drafter = self._drafters.get(sequence.job_id)
+            drafter = self._drafters.get(sequence.key)
             if drafter is None:
-                drafter = self._drafters[sequence.job_id] = Drafter(self._drafts_max, sequence.eos_ids)
+                drafter = self._drafters[sequence.key] = Drafter(self._drafts_max, sequence.eos_ids)
             share = -(-left // (len(decode) - number))
             drafted = drafter.draft(sequence.token_ids, min(share, sequence.max_tokens - sequence.tokens_out - 1))
-            drafts[sequence.job_id] = drafted
+            drafts[sequence.key] = drafted
             left -= len(drafted)
         return drafts
 
@@ -263,7 +263,7 @@ class Planner:
 
     def _make_room(self, sequence: Sequence, wanted: int) -> int:
         """Positions of the `wanted` next ones that have blocks: at least one, unless it is preempted itself."""
-        while wanted and sequence.job_id in self._running:
+        while wanted and sequence.key in self._running:
             end = self.cache.grow(sequence, sequence.computed + wanted)
             if end > sequence.computed:
                 return end - sequence.computed
@@ -273,7 +273,7 @@ class Planner:
     def _preempt(self, sequence: Sequence) -> None:
         """Back to waiting, before all that came later; what it computed stays as long as nobody needs the room."""
         self.cache.keep(sequence)
-        del self._running[sequence.job_id]
+        del self._running[sequence.key]
         sequence.state = SequenceState.WAITING
         sequence.preemptions += 1
         self.preempted += 1
@@ -295,25 +295,25 @@ class Planner:
             sequence.state = SequenceState.DECODE
             self.cache.label(sequence)
         if verdict.reason is not None:
-            self.finish(sequence.job_id, verdict.reason)
-        return [Outcome(sequence.job_id, verdict.drawn, sequence.tokens_out, verdict.reason)]
+            self.finish(sequence.key, verdict.reason)
+        return [Outcome(sequence.key, verdict.drawn, sequence.tokens_out, verdict.reason)]
 
     def _note_drafts(self, sequence: Sequence, drafted: int, accepted: int) -> None:
         self.drafted += drafted
         self.accepted += accepted
-        drafter = self._drafters.get(sequence.job_id)
+        drafter = self._drafters.get(sequence.key)
         if drafter is not None:
             drafter.verified(drafted, accepted)
 
     def _end(self, sequence: Sequence, reason: StopReason) -> Outcome:
-        del self._live[sequence.job_id]
+        del self._live[sequence.key]
         if sequence.state is SequenceState.WAITING:
             self._waiting.remove(sequence)
         else:
-            del self._running[sequence.job_id]
-        self._rows.pop(sequence.job_id, None)
-        self._drafters.pop(sequence.job_id, None)
+            del self._running[sequence.key]
+        self._rows.pop(sequence.key, None)
+        self._drafters.pop(sequence.key, None)
         self._planned = None
         sequence.state = SequenceState.FINISHED
         sequence.stop_reason = reason
-        return Outcome(sequence.job_id, (), sequence.tokens_out, reason)
+        return Outcome(sequence.key, (), sequence.tokens_out, reason)

@@ -8,12 +8,12 @@ from llorch.batching.sequence import Sequence
 
 
 def shares(prefill: list[Sequence], budget: int) -> dict[str, int]:
-    """Max-min fair chunks by job: a short prompt is not held up by a long one, which gets what the short one leaves."""
+    """Max-min fair chunks: a short prompt is not held up by a long one, which gets what the short one leaves."""
     taken = {}
     waiting = sorted(prefill, key=lambda s: s.remaining)
     for index, sequence in enumerate(waiting):
         share = min(sequence.remaining, -(-budget // (len(waiting) - index)))
-        taken[sequence.job_id] = share
+        taken[sequence.key] = share
         budget -= share
     return taken
 
@@ -27,7 +27,7 @@ def row_of(sequence: Sequence, count: int, drafts: tuple[int, ...]) -> Row:
     if start + count >= known:
         draws = tuple(_draw(sequence, drafted[:ahead]) for ahead in range(len(drafted) + 1))
     blocks = tuple(sequence.blocks[: blocks_for(start + len(token_ids))])
-    return Row(sequence.job_id, start, token_ids, draws, blocks, sequence.stretch)
+    return Row(sequence.key, start, token_ids, draws, blocks, sequence.stretch)
 
 
 def _draw(sequence: Sequence, drafts: tuple[int, ...]) -> Draw:

@@ -53,7 +53,9 @@ class SamplingParams:
 
 @dataclass(slots=True)
 class Sequence:
-    """`token_ids` = prompt, then resumed ids, then drawn ids. The end-of-sequence id is never appended nor counted.
+    """`key` is its name in the engine, not the job's: a job may come again while its earlier sequence leaves.
+
+    `token_ids` = prompt, then resumed ids, then drawn ids. The end-of-sequence id is never appended nor counted.
 
     `resumed_ids` were drawn and relayed by an earlier worker: they count towards `max_tokens` and penalties, and the
     index of the next draw continues after them. `labels` name beginnings of the prompt, the longest last, for whoever
@@ -62,7 +64,7 @@ class Sequence:
     though they came later.
     """
 
-    job_id: str
+    key: str
     prompt_ids: tuple[int, ...]
     max_tokens: int
     sampling: SamplingParams = field(default_factory=SamplingParams)

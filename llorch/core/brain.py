@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from llorch.base import errors
 from llorch.base.ids import JobId, ModelId, PoolId, SessionId, TenantId, WorkerId
 from llorch.core import (
     admission,
@@ -39,10 +40,10 @@ from llorch.core.timers import Bell
 from llorch.core.transitions import HEARD
 from llorch.core.worker import WorkerRecord
 
-__all__ = ["Brain", "BrainSettings", "Counts", "Place"]
+__all__ = ["Brain", "BrainSettings", "Counts", "QueuePlace"]
 
 
-class Place(NamedTuple):
+class QueuePlace(NamedTuple):
     """A queued job's place: how many wait ahead of it, and seconds until it starts (None: not known yet)."""
 
     queue_position: int
@@ -93,12 +94,12 @@ class Brain:
         """The catalog or some worker has a model of this name, or it is an alias."""
         return admission.model_known(self._state, admission.model_meant(self._state, name))
 
-    def position(self, job_id: JobId) -> Place | None:
+    def position(self, job_id: JobId) -> QueuePlace | None:
         """The place of a queued job; None when it is not queued."""
         position = self._state.queue.position(job_id)
         if position is None:
             return None
-        return Place(position, self._state.queue.eta_s(job_id, position, self._state.now))
+        return QueuePlace(position, self._state.queue.eta_s(job_id, position, self._state.now))
 
     def loading(self, job_id: JobId) -> Loading | None:
         """How far the model of a queued job is loaded; None: nothing is being loaded for it."""
@@ -219,7 +220,7 @@ class Brain:
 
     def _cancel_requested(self, job: LiveJob, event: happened.CancelRequested) -> None:
         if job.record.state is JobState.ADMITTING:
-            admission.refuse(self._state, job, "ADMISSION_REJECTED", "cancelled before it was accepted")
+            admission.refuse(self._state, job, errors.AdmissionRejected.code, "cancelled before it was accepted")
         else:
             journey.cancel(self._state, job)
 
@@ -227,7 +228,9 @@ class Brain:
         job.attached = False
         self._state.watching.pop(job.id, None)
         if job.record.state is JobState.ADMITTING:
-            admission.refuse(self._state, job, "ADMISSION_REJECTED", "the client went away before it was accepted")
+            admission.refuse(
+                self._state, job, errors.AdmissionRejected.code, "the client went away before it was accepted"
+            )
         elif job.record.spec.on_disconnect is OnDisconnect.CANCEL:
             if self.settings.disconnect_grace_s > 0:
                 self._state.timers.set(Bell.GRACE, job.id, self._state.now + self.settings.disconnect_grace_s)

@@ -10,7 +10,7 @@ from llorch.base import errors
 from llorch.base.ids import JobId, ModelId
 from llorch.core import eviction, journey, loading
 from llorch.core.effects import SpawnCause, SpawnWorker, WakePool
-from llorch.core.fit import Fit, Survey, covered, may_return, read_again, survey, unmet
+from llorch.core.fit import Fit, Offers, covered, may_return, offers, read_again, unmet
 from llorch.core.pool_book import Phase, Pool, Tenancy
 from llorch.core.queue import Shape
 from llorch.core.state import State
@@ -64,7 +64,7 @@ def _meet(state: State, want: Want, shapes: list[Shape]) -> None:
         book.hopeless_since.pop(want, None)
         return
     model = want.model or _any_model(state, want)
-    found = Survey() if model is None else survey(state, want, model)
+    found = Offers() if model is None else offers(state, want, model)
     waited_s = state.now - book.wanted_since[want]
     if model is not None and book.failures.get(model, 0) >= book.settings.spawn_failures_max:
         _give_up_loading(state, model, found, shapes)
@@ -89,7 +89,7 @@ def _any_model(state: State, want: Want) -> ModelId | None:
     """For jobs that take any model: the one that is easiest to have."""
 
     def cost(model: ModelId) -> tuple[bool, bool, int, str]:
-        found = survey(state, want, model)
+        found = offers(state, want, model)
         needs = [fit.need_bytes for fit in (found.fits or found.crowded)]
         return (not found.fits, not found.crowded, min(needs, default=0), model)
 
@@ -117,7 +117,7 @@ def spawn(state: State, fit: Fit, cause: SpawnCause, *, swaps: bool = False) -> 
     state.do(SpawnWorker(fit.pool.id, fit.model, worker_id, place.backend, place.gpu, attempt, cause, limit_s, swaps))
 
 
-def _explain(state: State, shapes: list[Shape], fit: Fit, found: Survey) -> None:
+def _explain(state: State, shapes: list[Shape], fit: Fit, found: Offers) -> None:
     """Say to those who wait where their model is being loaded, and why not elsewhere."""
     others = [(other.pool.id, "could, but another ranked better") for other in found.fits[1:]]
     reasons = [*found.reasons, *others][: state.settings.reasons_max]
@@ -153,7 +153,7 @@ def _refresh(state: State, want: Want) -> None:
             read_again(state, pool)
 
 
-def _despair(state: State, want: Want, model: ModelId | None, found: Survey, shapes: list[Shape]) -> None:
+def _despair(state: State, want: Want, model: ModelId | None, found: Offers, shapes: list[Shape]) -> None:
     """No pool can: look again at once, and when that has not helped for a while, end the jobs with the reasons."""
     since = state.book.hopeless_since.setdefault(want, state.now)
     _refresh(state, want)
@@ -164,7 +164,7 @@ def _despair(state: State, want: Want, model: ModelId | None, found: Survey, sha
     _end(state, shapes, code, f"no pool can load {model or 'any model'}", found)
 
 
-def _give_up_loading(state: State, model: ModelId, found: Survey, shapes: list[Shape]) -> None:
+def _give_up_loading(state: State, model: ModelId, found: Offers, shapes: list[Shape]) -> None:
     """It was tried enough: end those who wait. Who comes later may try again when the pools' pauses are over."""
     failures = state.book.failures.pop(model)
     code = state.book.last_code.pop(model, errors.WorkerUnavailable.code)
@@ -174,11 +174,11 @@ def _give_up_loading(state: State, model: ModelId, found: Survey, shapes: list[S
     for name, pool in state.book.pools.items():
         if (trouble := pool.trouble.get(model)) is not None:
             reasons[name] = trouble.reason
-    found = Survey(reasons=sorted(reasons.items()))
+    found = Offers(reasons=sorted(reasons.items()))
     _end(state, shapes, code, f"{model} could not be loaded in {failures} attempts", found)
 
 
-def _end(state: State, shapes: list[Shape], code: str, what: str, found: Survey) -> None:
+def _end(state: State, shapes: list[Shape], code: str, what: str, found: Offers) -> None:
     why = "; ".join(f"{name}: {reason}" for name, reason in found.reasons) or "no pool is known"
     for job_id in _members(state, shapes):
         state.explain(job_id, "unloadable", None, found.reasons[: state.settings.reasons_max], what)
@@ -191,7 +191,7 @@ def _keep_minimum(state: State) -> None:
     for model, limits in sorted(book.limits.items()):
         if book.replicas(model) >= limits.replicas_min or any(book.loading(model)):
             continue
-        found = survey(state, Want(model), model)
+        found = offers(state, Want(model), model)
         if found.fits:
             spawn(state, found.fits[0], SpawnCause.MINIMUM)
 
@@ -207,6 +207,6 @@ def _scale_out(state: State) -> None:
         eta_s = state.queue.eta_in(model, waiting, state.now) if waiting else None
         if eta_s is None or eta_s <= book.settings.scale_out_eta_s or not covered(state.fleet, Want(model)):
             continue
-        found = survey(state, Want(model), model)
+        found = offers(state, Want(model), model)
         if found.fits:
             spawn(state, found.fits[0], SpawnCause.BACKLOG)

@@ -109,6 +109,16 @@ class RefuseWorker:
 
 
 @dataclass(frozen=True, slots=True)
+class RefuseSession:
+    """Answer the client: the session is not opened. `code` is one of base.errors; without this effect it is open."""
+
+    tenant: TenantId
+    session_id: SessionId
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class CountTokens:
     """Ask this worker's /tokenize about the job's prompt; answer with TokensCounted within `limit_s`."""
 
@@ -247,7 +257,7 @@ class WakePool:
 
 @dataclass(frozen=True, slots=True)
 class ReadPool:
-    """Read a pool's facts as soon as no command runs there."""
+    """Read a pool as soon as no command runs there; PoolRead follows."""
 
     pool: PoolId
 
@@ -268,6 +278,7 @@ Effect = (
     | Duplicate
     | Refuse
     | RefuseWorker
+    | RefuseSession
     | CountTokens
     | Dispatch
     | CancelAttempt

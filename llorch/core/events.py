@@ -10,7 +10,7 @@ from llorch.core.demand_settings import DemandRead
 from llorch.core.hooks import Answer
 from llorch.core.job import Failure, JobRecord, JobSpec, Result
 from llorch.core.policy import Hook
-from llorch.core.pool_facts import PoolFacts
+from llorch.core.pool_facts import PoolRead
 from llorch.core.session import SessionLimits, SessionRecord
 from llorch.core.settings import BrainSettings
 from llorch.core.tenant import TenantLimits, UsageRecord
@@ -339,7 +339,7 @@ Event = (
     | PolicyFailed
     | ZoneChanged
     | DemandRead
-    | PoolFacts
+    | PoolRead
     | SpawnRequested
     | SpawnStarted
     | SpawnProgressed

@@ -14,7 +14,7 @@ from llorch.base.ids import ModelId
 from llorch.core import asking
 from llorch.core.asking import Unanswered
 from llorch.core.effects import StopCause, StopWorker
-from llorch.core.fit import Fit, Survey, covered, read_again, survey
+from llorch.core.fit import Fit, Offers, covered, offers, read_again
 from llorch.core.fleet import Worker
 from llorch.core.hooks import Answer, evictable_argument
 from llorch.core.policy import Evictable, Hook
@@ -140,7 +140,7 @@ def _stop_if_empty(state: State, tenancy: Tenancy) -> None:
 # Room for a model that is wanted
 
 
-def make_room(state: State, want: Want, found: Survey, waited_s: float) -> bool:
+def make_room(state: State, want: Want, found: Offers, waited_s: float) -> bool:
     """Have others unloaded where the wanted model would fit then; True when that is under way.
 
     Idle ones at once, by the script's order where it has one. When the want has waited `swap_age_max_s`, busy ones,
@@ -160,7 +160,7 @@ def make_room(state: State, want: Want, found: Survey, waited_s: float) -> bool:
     return False
 
 
-def could_make_room(state: State, found: Survey) -> bool:
+def could_make_room(state: State, found: Offers) -> bool:
     """Some day the workers there will be idle, or have been there long enough: the want may hope."""
     for fit in found.crowded:
         room = state.book.free_bytes(fit.pool, fit.place.bank)
@@ -180,7 +180,7 @@ def hopeful(state: State, shape: Shape) -> bool:
         return False
     if any(want.allows(tenancy.pool) for tenancy in state.book.loading(want.model)):
         return True
-    found = survey(state, want, want.model)
+    found = offers(state, want, want.model)
     return bool(found.fits or found.asleep or found.hopeful or could_make_room(state, found))
 
 
@@ -198,7 +198,7 @@ def _may_go(state: State, tenancy: Tenancy, spare: Counter[ModelId]) -> bool:
     return spared(state, tenancy, worker) is None and spare[tenancy.model] >= 0
 
 
-def _under_way(state: State, want: Want, found: Survey) -> bool:
+def _under_way(state: State, want: Want, found: Offers) -> bool:
     """Room is being made already on a pool that could take it: one swap at a time for one want."""
     pools = {fit.pool.id for fit in found.crowded}
     return any(
@@ -254,7 +254,7 @@ def _victims(state: State, fit: Fit, evictable: list[tuple[Tenancy, Worker]]) ->
     return victims if room >= fit.need_bytes and victims else None
 
 
-def _ask(state: State, want: Want, found: Survey, idle: list[tuple[Tenancy, Worker]]) -> None:
+def _ask(state: State, want: Want, found: Offers, idle: list[tuple[Tenancy, Worker]]) -> None:
     need = min(fit.need_bytes for fit in found.crowded)
     views = [
         Evictable(
@@ -278,7 +278,7 @@ def _answered(state: State, want: Want, answer: Answer | Unanswered) -> None:
     state.book.stirred = True
     if covered(state.fleet, want) or want.model is None:
         return
-    found = survey(state, want, want.model)
+    found = offers(state, want, want.model)
     if found.fits or not found.crowded:
         return
     idle = _evictable(state, 0.0, busy_too=False)

@@ -28,7 +28,7 @@ class Fit(NamedTuple):
 
 
 @dataclass(slots=True)
-class Survey:
+class Offers:
     """What every pool says to a want. `hopeful`: a reason may pass; `short`: a pool's whole memory is too small.
 
     `fits` could be loaded now, best first; `crowded` if others made room; `asleep` pools may be woken.
@@ -55,9 +55,9 @@ def may_return(state: State, want: Want) -> bool:
     )
 
 
-def survey(state: State, want: Want, model: ModelId) -> Survey:
+def offers(state: State, want: Want, model: ModelId) -> Offers:
     """Ask every pool, in the order of their names, whether it could load the model now."""
-    found = Survey()
+    found = Offers()
     book = state.book
     allowed = set(book.allowed(model, book.pools))
     for name, pool in sorted(book.pools.items()):
@@ -83,7 +83,7 @@ def _rank(state: State, fit: Fit) -> tuple[int, int, int, str]:
     return (0 if trouble is None else trouble.count, places.index(fit.place), -left, fit.pool.id)
 
 
-def _ask_absent(state: State, found: Survey, pool: Pool, model: ModelId) -> None:
+def _ask_absent(state: State, found: Offers, pool: Pool, model: ModelId) -> None:
     """A pool that does not answer: it may sleep, be new to us, or be down."""
     reason = pool.reason or "does not answer"
     if pool.heard_at is None:
@@ -107,7 +107,7 @@ def _missing(pool: Pool, model: ModelId) -> str:
     return f"{model} is not downloaded there (run: llorch pool models download {model}{host})"
 
 
-def _ask(state: State, found: Survey, pool: Pool, model: ModelId) -> None:
+def _ask(state: State, found: Offers, pool: Pool, model: ModelId) -> None:
     there = pool.model(model)
     trouble = pool.trouble.get(model)
     assert pool.facts is not None
@@ -126,7 +126,7 @@ def _ask(state: State, found: Survey, pool: Pool, model: ModelId) -> None:
         _weigh(state, found, pool, there)
 
 
-def _weigh(state: State, found: Survey, pool: Pool, there: ModelThere) -> None:
+def _weigh(state: State, found: Offers, pool: Pool, there: ModelThere) -> None:
     """Is there memory for it, on the best backend that has it?"""
     assert pool.facts is not None
     totals = {bank.name: bank.total_bytes for bank in pool.facts.banks}

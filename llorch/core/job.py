@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from llorch.base import errors
 from llorch.base.ids import DEFAULT_TENANT, JobId, ModelId, SessionId, TenantId, WorkerId
 
 
@@ -41,12 +42,12 @@ class OnDisconnect(Enum):
 class FailureKind(Enum):
     """Why an attempt failed, as the shell saw it."""
 
-    REFUSED = "refused"  # no connection to the worker
-    BUSY = "busy"  # the worker answered 503: no slot, or draining
-    REJECTED = "rejected"  # the worker answered 4xx: the same anywhere
+    REFUSED = "refused"  # no connection to the worker, or what answers there is none of ours
+    BUSY = "busy"  # the worker has no slot, or drains
+    REJECTED = "rejected"  # the worker says that the request is bad: the same anywhere
     BROKEN = "broken"  # the stream broke off without a terminal event
     STALLED = "stalled"  # nothing came for the stall time
-    FAILED = "failed"  # the worker sent an error event
+    FAILED = "failed"  # the worker sent an error event, or answered that it failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Failure:
     """A failed attempt: its kind, and the worker's own code and message where it gave one."""
 
     kind: FailureKind
-    code: str = "WORKER_LOST"
+    code: str = errors.WorkerLost.code
     message: str = "the worker was lost"
     retry_after_s: float | None = None
 

@@ -15,7 +15,7 @@ from hashlib import blake2b
 from llorch.base.ids import ModelId, PoolId, WorkerId
 from llorch.core.demand_settings import DemandRead, DemandSettings, ModelLimits
 from llorch.core.learned import Mean
-from llorch.core.pool_facts import RAM, ModelThere, PoolFacts
+from llorch.core.pool_facts import RAM, ModelThere, PoolRead
 from llorch.core.want import Want
 
 PREFIX = "auto"
@@ -67,7 +67,7 @@ class Pool:
     reachable: bool = False
     wakeable: bool = False
     reason: str = "not asked yet"
-    facts: PoolFacts | None = None
+    facts: PoolRead | None = None
     heard_at: float | None = None
     asked_at: float | None = None
     waking_since: float | None = None
@@ -180,7 +180,7 @@ class PoolBook:
             return measured
         return int(there.size_bytes * self.settings.size_factor) + self.settings.overhead_bytes
 
-    def heard(self, facts: PoolFacts, now: float) -> Pool:
+    def heard(self, facts: PoolRead, now: float) -> Pool:
         """Believe what a pool says of itself."""
         pool = self.pool(facts.pool)
         pool.reachable, pool.wakeable, pool.reason = facts.reachable, facts.wakeable, facts.reason

@@ -47,8 +47,8 @@ class WorkerThere:
 
 
 @dataclass(frozen=True, slots=True)
-class PoolFacts:
-    """An event: how a pool is. Read between two commands on that pool, never during one.
+class PoolRead:
+    """An event: a pool was read, and so it is. Between two commands on that pool, never during one.
 
     `places` are the backends that can be used, best first. Of a pool that is not `reachable` only `reason` is news;
     `wakeable`: a packet may wake it.

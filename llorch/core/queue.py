@@ -12,8 +12,8 @@ from math import exp
 from typing import NamedTuple
 
 from llorch.base.ids import DEFAULT_TENANT, JobId, ModelId, SessionId, WorkerId
+from llorch.core.counted_line import CountedLine, ahead
 from llorch.core.fairness import Flow, Line, QueueKey, Share, Shares, Tier, Turn
-from llorch.core.places import CountedLine, ahead
 from llorch.core.sorted_keys import SortedKeys
 
 __all__ = ["DrainRate", "Flow", "Queue", "QueueKey", "Shape", "Tier", "Turn"]

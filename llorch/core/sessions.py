@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from llorch.base import errors
 from llorch.base.ids import SessionId, TenantId
-from llorch.core.effects import SessionForgotten
+from llorch.core.effects import RefuseSession, SessionForgotten
 from llorch.core.events import SessionClosed, SessionOpened
 from llorch.core.fairness import Flow
 from llorch.core.job import Ending, JobRecord
@@ -20,9 +20,17 @@ from llorch.core.timers import Bell
 
 
 def opened(state: State, event: SessionOpened) -> None:
-    """Remember the session; when there are too many, the one that is unused for longest makes room."""
+    """Remember the session; when there are too many, the one that is unused for longest makes room.
+
+    One more than a tenant may have is refused; one that is open already gets its new limits all the same.
+    """
     known = state.opened.get((event.tenant, event.session_id))
     if known is None:
+        most = state.settings.sessions_of_tenant_max
+        if sum(tenant == event.tenant for tenant, _ in state.opened) >= most:
+            message = f"{most} sessions of tenant {event.tenant} are open already: close one"
+            state.do(RefuseSession(event.tenant, event.session_id, errors.QuotaExceeded.code, message))
+            return
         known = SessionRecord(event.session_id, event.tenant, event.limits, state.now, state.now)
     record = replace(known, limits=event.limits, used_at=state.now)
     _use(state, record)

@@ -37,6 +37,7 @@ class BrainSettings:
     announce_batch: int = 500
     reasons_max: int = 8
     sessions_max: int = 10_000
+    sessions_of_tenant_max: int = 1000  # nobody pushes out the sessions of others
     forecast_jobs_min: int = 5
     breaker_failures: int = 3
     breaker_first_s: float = 5.0

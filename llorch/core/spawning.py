@@ -22,7 +22,7 @@ from llorch.core.events import (
     WorkerStopped,
 )
 from llorch.core.pool_book import Phase, Pool, Tenancy
-from llorch.core.pool_facts import PoolFacts, WorkerThere
+from llorch.core.pool_facts import PoolRead, WorkerThere
 from llorch.core.state import State
 from llorch.core.worker import WorkerSpec, WorkerState
 
@@ -33,7 +33,7 @@ def handlers(state: State) -> dict[type[Any], Callable[[Any], None]]:
     """Event type to what is done about it."""
     table: dict[type[Any], Callable[[State, Any], None]] = {
         DemandRead: read,
-        PoolFacts: facts,
+        PoolRead: pool_read,
         SpawnRequested: requested,
         SpawnStarted: started,
         SpawnProgressed: progressed,
@@ -57,7 +57,7 @@ def _share_pools(state: State) -> None:
     state.fleet.loadable_pools = frozenset(pools)
 
 
-def facts(state: State, event: PoolFacts) -> None:
+def pool_read(state: State, event: PoolRead) -> None:
     """News of a pool: what it has, what runs there, whether it is awake."""
     book = state.book
     pool = book.heard(event, state.now)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -54,30 +54,31 @@ def ignore_presses() -> None:
 
 
 @contextmanager
+def _handled(numbers: Iterable[int], handler: Handler) -> Iterator[None]:
+    """Inside the block these signals are the handler's, and behind it again whose they were."""
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+@contextmanager
 def as_keyboard_interrupt() -> Iterator[None]:
     """SIGTERM and SIGHUP (the terminal or the SSH session went away) act like Ctrl-C inside the block.
 
     Only the main thread may use it. What undoes a half-done piece of work then needs to know one exception only.
     """
-    interrupt = _raising(lambda number: KeyboardInterrupt())
-    before = {number: signal.signal(number, interrupt) for number in _ENDINGS}
-    try:
+    with _handled(_ENDINGS, _raising(lambda number: KeyboardInterrupt())):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
 def as_exit() -> Iterator[None]:
     """SIGTERM and SIGHUP end the program by SystemExit(128 + n), where Ctrl-C means less. Main thread only."""
-    leave = _raising(lambda number: SystemExit(128 + number))
-    before = {number: signal.signal(number, leave) for number in _ENDINGS}
-    try:
+    with _handled(_ENDINGS, _raising(lambda number: SystemExit(128 + number))):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
@@ -87,14 +88,7 @@ def held_off() -> Iterator[None]:
     Children started inside are not affected, as they would be by ignored or blocked signals. Main thread only.
     """
     pending: list[int] = []
-    before = {
-        number: signal.signal(number, lambda arrived, frame: pending.append(arrived))
-        for number in (signal.SIGINT, *_ENDINGS)
-    }
-    try:
+    with _handled((signal.SIGINT, *_ENDINGS), lambda arrived, frame: pending.append(arrived)):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     if pending:
         raise KeyboardInterrupt

@@ -40,11 +40,6 @@ class Removal:
     folders: tuple[Path, ...]
     data: tuple[Path, ...]
 
-    @property
-    def is_empty(self) -> bool:
-        """Is there nothing to do?"""
-        return not (self.users or self.links or self.folders or self.data)
-
 
 def plan(env: Mapping[str, str], prefix: Path | None, data: Data) -> Removal:
     """What `carry_out` would do. Raises HostError for a home that is a source checkout."""

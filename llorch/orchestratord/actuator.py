@@ -7,6 +7,7 @@ own host is pool `local` and driven without SSH.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 from collections import deque
@@ -18,7 +19,7 @@ from llorch.base.errors import InvalidRequest, LlorchError, PoolUnavailable
 from llorch.base.ids import PoolId
 from llorch.core.effects import Effect, ReadPool, SpawnWorker, StopCause, StopWorker, WakePool
 from llorch.core.events import Event, SpawnFailed, SpawnProgressed, SpawnReady, SpawnStarted, StopFailed, WorkerStopped
-from llorch.core.pool_facts import PoolFacts
+from llorch.core.pool_facts import PoolRead
 from llorch.host import wake
 from llorch.host.pool_session import Done, PoolSession, open_session
 from llorch.orchestratord import pool_report
@@ -113,7 +114,7 @@ class Actuator:
         try:
             wake.send(profile.mac)
         except LlorchError as error:
-            log.event(logger, f"the pool cannot be woken: {error.message}", level=40, pool=effect.pool)
+            log.event(logger, f"the pool cannot be woken: {error.message}", level=logging.ERROR, pool=effect.pool)
 
     # One command on one pool, called by its hand
 
@@ -146,7 +147,7 @@ class Actuator:
 
     def _failed(self, command: SpawnWorker, code: str, reason: str) -> None:
         self._figures.spawns.add(value="failed")
-        log.event(logger, f"a worker could not be started: {reason}", level=30, worker=_about(command))
+        log.event(logger, f"a worker could not be started: {reason}", level=logging.WARNING, worker=_about(command))
         self._post(SpawnFailed(command.worker_id, code, reason))
 
     async def _spawn(self, command: SpawnWorker, session: PoolSession, profile: Profile) -> None:
@@ -226,7 +227,7 @@ class Actuator:
         except TimeoutError:
             raise errors.TryLater(f"'llorch-pool {' '.join(words[:2])}' took longer than {limit_s:g} s") from None
 
-    async def _facts(self, pool: PoolId, profile: Profile, session: PoolSession) -> PoolFacts:
+    async def _facts(self, pool: PoolId, profile: Profile, session: PoolSession) -> PoolRead:
         """What the pool says of itself. Raises HostError when it says nothing that can be read."""
         done = await self._limited(session, ["status", "--json"], FACTS_LIMIT_S)
         if done.exit_code != 0:

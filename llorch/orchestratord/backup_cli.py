@@ -105,4 +105,4 @@ def _content(state_dir: Path) -> list[Path]:
 
 
 def _told(contents: backups.Contents) -> str:
-    return f"{contents.jobs} jobs ({contents.live_jobs} live), {contents.journals} token journals"
+    return f"{contents.jobs} jobs ({contents.live_jobs} live), {contents.segments} segments"

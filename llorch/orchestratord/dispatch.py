@@ -7,13 +7,14 @@ gave it up (CancelAttempt for a lost worker) or the process stops; one that is s
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import aiohttp
 
 from llorch.base import clock, log
-from llorch.base.errors import InvalidRequest, LlorchError, StorageUnavailable
+from llorch.base.errors import InvalidRequest, LlorchError, StorageUnavailable, WorkerLost
 from llorch.base.ids import JobId, WorkerId
 from llorch.core.effects import CancelAttempt, CancelCause, CountTokens, Dispatch, DrainWorker
 from llorch.core.events import (
@@ -31,11 +32,11 @@ from llorch.orchestratord.clock import BrainClock
 from llorch.orchestratord.metrics import Metrics
 from llorch.orchestratord.relay import Ended, Failed, FirstToken, Relay, Signal, Started
 from llorch.orchestratord.streams import JobStream
-from llorch.wire import execute, strict_json
+from llorch.wire import events, strict_json
 
 logger = log.get(__name__)
 
-_LOST = "WORKER_LOST"
+_LOST = WorkerLost.code
 STALL_SLACK = 0.05
 
 
@@ -62,7 +63,7 @@ class Attempt:
         started_at = event.get("started_at") or clock.iso(self.dispatched_at)
         wait_s = max(0.0, self.dispatched_at - self.record.accepted_at)
         own = {"worker_id": self.effect.worker_id, "queue_wait_ms": round(wait_s * 1000)}
-        return {**execute.started(self.effect.job_id, str(model)[:64], str(started_at)[:40]), **own}
+        return {**events.started(self.effect.job_id, str(model)[:64], str(started_at)[:40]), **own}
 
 
 class Dispatcher:
@@ -261,7 +262,7 @@ class Dispatcher:
             log.event(
                 logger,
                 f"a worker did not answer {path}",
-                level=20,
+                level=logging.INFO,
                 worker_id=worker_id,
                 error=type(error).__name__,
                 correlation_id=correlation_id,

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from llorch.base import errors, log
 from llorch.base.errors import LlorchError, StorageUnavailable
-from llorch.base.ids import JobId, WorkerId
+from llorch.base.ids import JobId
 from llorch.core.brain import Brain
 from llorch.core.effects import (
     Accept,
@@ -33,6 +33,7 @@ from llorch.core.effects import (
     ReadPool,
     Record,
     Refuse,
+    RefuseSession,
     RefuseWorker,
     SpawnWorker,
     StopWorker,
@@ -40,9 +41,10 @@ from llorch.core.effects import (
     WakePool,
 )
 from llorch.core.events import AttemptFailed, Event, JobNotStored, JobSubmitted, TimePassed, WorkerAnnounced
-from llorch.core.job import Ending, Failure, FailureKind, JobRecord, JobSpec, JobState, Result
+from llorch.core.job import Failure, FailureKind, JobRecord, JobSpec
 from llorch.core.tenant import UsageRecord
 from llorch.core.worker import WorkerSpec
+from llorch.orchestratord import views
 from llorch.orchestratord.clock import BrainClock
 from llorch.orchestratord.dispatch import Dispatcher
 from llorch.orchestratord.metrics import Metrics
@@ -50,7 +52,7 @@ from llorch.orchestratord.owed import Owed
 from llorch.orchestratord.streams import JobStream, Streams
 from llorch.store.segments import Segments
 from llorch.store.store import Store
-from llorch.wire import execute
+from llorch.wire import events
 
 logger = log.get(__name__)
 
@@ -68,11 +70,28 @@ class _Submission:
 
 
 @dataclass(slots=True)
+class _Told:
+    """Somebody waits for what becomes of an event. `refusal`: the brain does not do what it asks for."""
+
+    done: asyncio.Future[None]
+    refusal: LlorchError | None = None
+
+    def settle(self) -> None:
+        """Answer, unless whoever waited is gone."""
+        if self.done.done():
+            return
+        if self.refusal is None:
+            self.done.set_result(None)
+        else:
+            self.done.set_exception(self.refusal)
+
+
+@dataclass(slots=True)
 class _Turn:
     """`failure` is why its commit failed; then the jobs `unstored`, which it should have let in, are turned away."""
 
     effects: list[Effect]
-    told: list[asyncio.Future[None]]
+    told: list[_Told]
     gate: asyncio.Future[None]
     started: set[tuple[JobId, int]] = field(default_factory=set)
     failure: StorageUnavailable | None = None
@@ -103,11 +122,10 @@ class Driver:
         self._dispatcher = dispatcher
         self._ask = ask
         self._actuate = actuate
-        self._inbox: list[tuple[Event, asyncio.Future[None] | None]] = []
+        self._inbox: list[tuple[Event, _Told | None]] = []
         self._arrived = asyncio.Event()
         self._submissions: dict[JobId, _Submission] = {}
         self._owed = Owed()
-        self._refused_workers: dict[tuple[WorkerId, str], LlorchError] = {}
         self._stopped = False
 
     def post(self, event: Event) -> None:
@@ -117,11 +135,14 @@ class Driver:
             self._arrived.set()
 
     async def tell(self, event: Event) -> None:
-        """Hand an event in and wait until its turn has been committed (or is owed) and carried out."""
-        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Hand an event in and wait until its turn has been committed (or is owed) and carried out.
+
+        Raises the LlorchError of a refusal.
+        """
+        told = _Told(asyncio.get_running_loop().create_future())
         self._inbox.append((event, told))
         self._arrived.set()
-        await told
+        await told.done
 
     async def submit(self, spec: JobSpec) -> Accept | Duplicate:
         """Put a job to the brain; returns when it is durable. Raises the LlorchError of a refusal."""
@@ -141,8 +162,6 @@ class Driver:
     async def announce(self, spec: WorkerSpec) -> None:
         """Put a worker on the list. Raises WorkerAlreadyRegistered."""
         await self.tell(WorkerAnnounced(spec))
-        if (refusal := self._refused_workers.pop((spec.worker_id, spec.url), None)) is not None:
-            raise refusal
 
     def stop(self) -> None:
         """Take no further events: what happens from now on is the process going away, not the world's doing."""
@@ -168,11 +187,14 @@ class Driver:
                 pass
         self._arrived.clear()
 
-    async def _take_turn(self, inbox: list[tuple[Event, asyncio.Future[None] | None]]) -> None:
+    async def _take_turn(self, inbox: list[tuple[Event, _Told | None]]) -> None:
         now = self.clock.now()
         effects: list[Effect] = []
-        for event, _ in inbox:
-            effects += self.brain.decide(event, now)
+        for event, told in inbox:
+            decided = self.brain.decide(event, now)
+            if told is not None:
+                told.refusal = _refusal_in(decided)
+            effects += decided
         wakeup = self.brain.next_wakeup()
         if wakeup is not None and wakeup <= now:
             effects += self.brain.decide(TimePassed(), now)
@@ -190,8 +212,7 @@ class Driver:
         for effect in effects:
             self._carry_out(effect, turn)
         for told in turn.told:
-            if not told.done():
-                told.set_result(None)
+            told.settle()
 
     # Storing
 
@@ -211,7 +232,7 @@ class Driver:
             self._finish(ending)
 
     def _last_ids(self, records: list[Record]) -> dict[JobId, int]:
-        """How far the token journals go of the jobs that end with these records."""
+        """How far the segments go of the jobs that end with these records."""
         ended = (record.spec.job_id for record in records if isinstance(record, JobRecord) and record.state.terminal)
         streams = {job_id: stream for job_id in ended if (stream := self.streams.get(job_id)) is not None}
         return {job_id: stream.segment.last_id for job_id, stream in streams.items()}
@@ -231,9 +252,8 @@ class Driver:
                 self._answer(effect.job_id, failure or effect)
             case Refuse():
                 self._refuse(effect)
-            case RefuseWorker():
-                refusal = errors.by_code(effect.code, effect.message)
-                self._refused_workers[effect.worker_id, effect.url] = refusal
+            case RefuseWorker() | RefuseSession():
+                pass  # whoever told us the event hears of it, see `_take_turn`
             case CountTokens():
                 if (submission := self._submissions.get(effect.job_id)) is not None:
                     self._dispatcher.count_tokens(effect, submission.spec)
@@ -287,7 +307,7 @@ class Driver:
         self._inbox.insert(0, (JobNotStored(job_id), None))
         self._arrived.set()
         if (stream := self.streams.get(job_id)) is not None:
-            stream.finish(execute.error(failure.code, failure.message, retriable=True))
+            stream.finish(events.error(failure.code, failure.message, retriable=True))
         self.streams.drop(job_id)
         self.segments.remove([job_id])
         self._answer(job_id, failure)
@@ -326,26 +346,10 @@ class Driver:
             correlation_id=effect.correlation_id,
         )
         self.streams.drop(effect.job_id)
-        stream.finish(terminal_event(effect.ending))
+        stream.finish(views.terminal_event(effect.ending))
 
 
-def terminal_event(ending: Ending) -> dict[str, object]:
-    """The one `end` or `error` event of a job."""
-    if ending.state is JobState.FAILED:
-        wait_s = ending.retry_after_s
-        return execute.error(
-            ending.error_code or "INFERENCE_FAILED",
-            ending.error_message or "the job failed",
-            retriable=ending.retriable,
-            retry_after_ms=None if wait_s is None else round(wait_s * 1000),
-        )
-    result = ending.result or Result(stop_reason=execute.StopReason.CANCELLED.value)
-    return {
-        "type": "end",
-        "tokens_out": result.tokens_out,
-        "decode_time_ms": result.decode_time_ms,
-        "stop_reason": result.stop_reason,
-        "prompt_tokens": result.prompt_tokens,
-        "ttft_ms": result.ttft_ms,
-        "seed": result.seed,
-    }
+def _refusal_in(effects: list[Effect]) -> LlorchError | None:
+    """Why the brain does not do what an event asks for; None when it does."""
+    refusals = (effect for effect in effects if isinstance(effect, (RefuseWorker, RefuseSession)))
+    return next((errors.by_code(effect.code, effect.message) for effect in refusals), None)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from llorch.base.errors import OutputExpired, StorageUnavailable
-from llorch.orchestratord.driver import terminal_event
+from llorch.orchestratord import views
 from llorch.orchestratord.service import Found, Service
 from llorch.orchestratord.streams import JobStream, Reader
 from llorch.store.segments import Segment
@@ -24,11 +24,11 @@ async def follow(request: web.Request, service: Service, found: Found, after: in
 
 
 async def replay(request: web.Request, service: Service, found: Found, after: int | None) -> web.StreamResponse:
-    """The stream of an ended job, from its journal and its record. Raises OutputExpired."""
+    """The stream of an ended job, from its segment and its record. Raises OutputExpired."""
     ending = found.record.ending
     assert ending is not None, "a job without a stream has ended"
     stream = JobStream(found.record.spec.job_id, _segment(service, found))
-    stream.finish(terminal_event(ending))
+    stream.finish(views.terminal_event(ending))
     return await _send(request, service, Reader(stream, after))
 
 
@@ -46,7 +46,7 @@ def text_of(service: Service, found: Found) -> str | None:
 
 
 def _segment(service: Service, found: Found) -> Segment:
-    """The journal of an ended job. Raises OutputExpired, also when it is shorter than it was at the job's end."""
+    """The segment of an ended job. Raises OutputExpired, also when it is shorter than it was at the job's end."""
     if not found.output_kept:
         raise OutputExpired()
     segment = service.segments.open(found.record.spec.job_id)

@@ -13,6 +13,7 @@ from llorch.base import clock, config
 from llorch.base.commands import Parser
 from llorch.base.errors import NotFound, UsageError
 from llorch.base.ids import TENANT_NAME
+from llorch.base.terminal import aligned
 from llorch.orchestratord import statedir
 from llorch.store import database
 from llorch.store.client_keys import ClientKeys
@@ -92,10 +93,8 @@ def _create(keys: ClientKeys, name: str, tenant: str) -> None:
 
 
 def _list(keys: ClientKeys) -> None:
-    shown = keys.all()
-    width = max([4, *(len(key.name) for key in shown)])
-    tenant_width = max([6, *(len(key.tenant) for key in shown)])
-    sys.stdout.write(f"{'NAME':<{width}}  {'TENANT':<{tenant_width}}  {'CREATED':<24}  STATE\n")
-    for key in shown:
+    rows = [("NAME", "TENANT", "CREATED", "STATE")]
+    for key in keys.all():
         state = "live" if key.revoked_at is None else f"revoked {clock.iso(key.revoked_at)}"
-        sys.stdout.write(f"{key.name:<{width}}  {key.tenant:<{tenant_width}}  {clock.iso(key.created_at)}  {state}\n")
+        rows.append((key.name, key.tenant, clock.iso(key.created_at), state))
+    sys.stdout.write("".join(line + "\n" for line in aligned(rows)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,7 +26,7 @@ class CatalogWatch:
         try:
             self._path = find_home(env).catalog_path
         except LlorchError as error:
-            log.event(logger, f"this host has no catalog, built-in models only: {error}", level=30)
+            log.event(logger, f"this host has no catalog, built-in models only: {error}", level=logging.WARNING)
 
     def news(self) -> CatalogRead | None:
         """What the catalog says, the first time and after every change; None: nothing new."""
@@ -44,5 +45,7 @@ class CatalogWatch:
         except FileNotFoundError:
             return Catalog()
         except (OSError, LlorchError) as error:
-            log.event(logger, f"the catalog of this host cannot be read, built-in models only: {error}", level=30)
+            log.event(
+                logger, f"the catalog of this host cannot be read, built-in models only: {error}", level=logging.WARNING
+            )
             return Catalog()

@@ -5,6 +5,7 @@ A file that cannot be used never takes the place of one that could; what is wron
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from enum import Enum
 
@@ -60,7 +61,7 @@ class LiveConfiguration:
         except ConfigError as error:
             self.last_error = error.message
             self.readings.add(value="refused")
-            log.event(logger, f"the configuration stays as it was: {error.message}", level=40)
+            log.event(logger, f"the configuration stays as it was: {error.message}", level=logging.ERROR)
             return None
         self.last_error, self._seen = None, found.mark
         return self._take_over(found)
@@ -69,7 +70,7 @@ class LiveConfiguration:
         before = self.current
         waiting = changes.names(changes.differences(before.plain(), found.plain()), Change.RESTART)
         if waiting and waiting != self.waiting:
-            log.event(logger, f"these settings count after a restart: {waiting}", level=30)
+            log.event(logger, f"these settings count after a restart: {waiting}", level=logging.WARNING)
         self.waiting = waiting
         self.current = configuration.in_force(before, found, self.started)
         live = changes.names(changes.differences(before.plain(), self.current.plain()), Change.LIVE)

@@ -6,6 +6,7 @@ A script that is bad never takes the place of one that works; what is wrong is l
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from dataclasses import dataclass
 from enum import Enum
@@ -101,9 +102,9 @@ class PolicyFile:
             hooks = ",".join(sorted(loaded.hooks))
             log.event(logger, "policy script loaded", name=name, sha256=loaded.sha256[:12], hooks=hooks)
         elif loaded is None:
-            log.event(logger, f"the policy script is not used: {error}", level=40, name=name)
+            log.event(logger, f"the policy script is not used: {error}", level=logging.ERROR, name=name)
         else:
-            log.event(logger, f"the policy script stays as it was: {error}", level=40, name=name)
+            log.event(logger, f"the policy script stays as it was: {error}", level=logging.ERROR, name=name)
 
     async def check(self, source: str) -> Report:
         """Try a script without using it. Raises Forbidden, HostError."""

@@ -6,16 +6,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llorch.base.ids import MODEL_ID, WORKER_ID, ModelId, PoolId, WorkerId
-from llorch.core.pool_facts import RAM, Bank, ModelThere, Place, PoolFacts, WorkerThere
+from llorch.core.pool_facts import RAM, Bank, ModelThere, Place, PoolRead, WorkerThere
 
 ROWS_MAX = 1000
 # Best first: a job is served where it is served fastest.
 BACKENDS = ("cuda", "metal", "cpu")
 
 
-def unreachable(pool: PoolId, reason: str, *, wakeable: bool) -> PoolFacts:
+def unreachable(pool: PoolId, reason: str, *, wakeable: bool) -> PoolRead:
     """A pool that could not be asked."""
-    return PoolFacts(pool, reachable=False, wakeable=wakeable, reason=reason)
+    return PoolRead(pool, reachable=False, wakeable=wakeable, reason=reason)
 
 
 def facts_of(
@@ -25,7 +25,7 @@ def facts_of(
     *,
     wakeable: bool,
     memory_max_bytes: int | None = None,
-) -> PoolFacts:
+) -> PoolRead:
     """What a pool printed. Sizes are bytes; `memory_max_bytes` is all that workers there may take of main memory."""
     gpus = [row for row in _rows(body, "gpus") if isinstance(row.get("index"), int)]
     banks = [_main_memory(_object(body.get("memory")), memory_max_bytes)]
@@ -34,7 +34,7 @@ def facts_of(
     ]
     works = {row.get("name") for row in _rows(body, "backends") if row.get("available") is True}
     places = [place for backend in BACKENDS if backend in works for place in _places(backend, gpus)]
-    return PoolFacts(
+    return PoolRead(
         pool,
         wakeable=wakeable,
         banks=tuple(banks),

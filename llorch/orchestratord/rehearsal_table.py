@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from llorch.base.terminal import aligned
 from llorch.core.figures import Account, Figures, Group
 
 HEADS = ("CLASS", "TENANT", "POLICY", "JOBS", "DONE", "REFUSED", "FAILED", "LEFT")
@@ -29,16 +30,7 @@ def table(columns: Sequence[Column]) -> str:
         for place, column in enumerate(columns):
             if (figures := column.account.groups.get(group)) is not None:
                 rows.append((*_name(group, place), column.title, *_cells(figures, column.account)))
-    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
-    left = 3
-    return "".join(
-        "  ".join(
-            cell.ljust(width) if at < left else cell.rjust(width)
-            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        + "\n"
-        for row in rows
-    )
+    return "".join(line + "\n" for line in aligned(rows, left=3))
 
 
 def _telling(groups: Sequence[Group]) -> list[Group]:

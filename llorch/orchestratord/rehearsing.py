@@ -12,13 +12,14 @@ from llorch.base.errors import ConfigError
 from llorch.core.effects import Ask
 from llorch.core.events import PolicyAnswered, PolicyFailed, PolicyLoaded
 from llorch.core.figures import Account
-from llorch.core.hooks import PolicyFault, read_answer
 from llorch.core.rehearsal import Progress, Reply, Scene, rehearse
 from llorch.host import runtime
+from llorch.scripting import questions
 from llorch.scripting.breaker import Breaker
 from llorch.scripting.check import CALL_LIMIT_S, TRY_LIMIT_S, examine
 from llorch.scripting.faults import ChildDied, Reason, ScriptFault
 from llorch.scripting.link import Link
+from llorch.scripting.questions import NoAnswer
 
 BUILTIN = "built-in"
 CHILDREN_MAX = 20
@@ -102,18 +103,11 @@ class _Script:
             return PolicyFailed(ask.ask_id, Reason.BREAKER.value)
         try:
             # Processor time decides, so that a busy machine changes no figure.
-            said = await self.link.call(ask.hook, ask.arguments, TRY_LIMIT_S)
-            answer = read_answer(ask.hook, ask.arguments, said.raw)
-        except ScriptFault:
-            return self._failed(ask, Reason.ERROR)
-        except PolicyFault:
-            return self._failed(ask, Reason.INVALID)
-        except TimeoutError:
-            await self._restart()
-            return self._failed(ask, Reason.DEADLINE)
-        except ChildDied:
-            await self._restart()
-            return self._failed(ask, Reason.DEATH)
+            answer, said = await questions.put(self.link, ask, TRY_LIMIT_S)
+        except NoAnswer as fault:
+            if fault.link_is_lost:
+                await self._restart()
+            return self._failed(ask, fault.reason)
         if said.cpu_s > CALL_LIMIT_S:
             return self._failed(ask, Reason.DEADLINE)
         return PolicyAnswered(ask.ask_id, answer)

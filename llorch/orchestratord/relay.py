@@ -10,9 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from llorch.base.errors import InferenceFailed
 from llorch.core.job import Failure, FailureKind, Result
 from llorch.orchestratord.streams import JobStream
-from llorch.wire import execute, sse
+from llorch.wire import events, sse
 
 COUNT_MAX = 2**64 - 1
 
@@ -137,7 +138,7 @@ def _failure(event: dict[str, Any]) -> Failure:
     wait_ms = _count(event, "retry_after_ms")
     return Failure(
         FailureKind.FAILED,
-        execute.error_code(event.get("code")) or "INFERENCE_FAILED",
+        events.error_code(event.get("code")) or InferenceFailed.code,
         str(event.get("message", "the worker failed"))[:500],
         None if wait_ms is None else wait_ms / 1000,
     )

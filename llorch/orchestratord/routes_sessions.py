@@ -7,7 +7,7 @@ import asyncio
 from aiohttp import web
 
 from llorch.base import ids
-from llorch.base.errors import QuotaExceeded, SessionNotFound
+from llorch.base.errors import SessionNotFound
 from llorch.base.ids import SESSION_ID, SessionId, TenantId
 from llorch.core.events import SessionClosed, SessionOpened
 from llorch.core.session import SESSION_TTL_S, SessionLimits, SessionRecord
@@ -16,8 +16,6 @@ from llorch.orchestratord.service import SERVICE, Service
 from llorch.web.answers import json_response
 from llorch.web.bodies import read_optional_object
 from llorch.wire.sessions import parse_session
-
-OPEN_MAX = 1000  # of one tenant: nobody pushes out the sessions of others
 
 
 async def create(request: web.Request) -> web.Response:
@@ -29,8 +27,6 @@ async def create(request: web.Request) -> web.Response:
     session_id = ids.new_session_id() if wanted.session_id is None else SessionId(wanted.session_id)
     limits = SessionLimits(wanted.ttl_s or SESSION_TTL_S, wanted.tokens_max, wanted.time_max_s)
     status = 201 if service.brain.session(tenant, session_id) is None else 200
-    if status == 201 and len(service.brain.sessions(tenant)) >= OPEN_MAX:
-        raise QuotaExceeded(f"{OPEN_MAX} sessions of tenant {tenant} are open already: close one")
     await asyncio.shield(service.driver.tell(SessionOpened(tenant, session_id, limits)))
     return json_response(views.session(_known(service, tenant, session_id)), status)
 

@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from llorch.base import errors, ids
-from llorch.base.errors import InvalidRequest
+from llorch.base.errors import InferenceFailed, InvalidRequest
 from llorch.base.ids import JobId, ModelId, SessionId, TenantId
 from llorch.core.effects import Accept, Duplicate
 from llorch.core.events import CancelRequested, ClientAttached, ClientDisconnected
@@ -163,7 +163,7 @@ async def _wait(service: Service, found: Found, tenant: TenantId) -> web.Respons
     ending = found.record.ending
     if ending is not None and ending.state is JobState.FAILED:
         error = errors.by_code(
-            ending.error_code or "INFERENCE_FAILED", ending.error_message, retry_after_s=ending.retry_after_s
+            ending.error_code or InferenceFailed.code, ending.error_message, retry_after_s=ending.retry_after_s
         )
         error.retriable = ending.retriable
         error.details = {"job_id": job_id}

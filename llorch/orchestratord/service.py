@@ -130,7 +130,7 @@ class Service:
 class Found:
     """A job, its stream while it lives, and whether its output can still be read.
 
-    `last_id`: of the last frame that its token journal held when it ended; None: not known.
+    `last_id`: of the last frame that its segment held when it ended; None: not known.
     """
 
     record: JobRecord

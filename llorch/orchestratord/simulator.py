@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,6 @@ class Simulator:
             return strict_json.parse_object(said.out.encode())
         lines = [line for line in said.err.splitlines() if line.startswith(_PREFIX)]
         if not lines or str(self._config) in lines[-1]:
-            log.event(logger, "a simulation failed", level=40, code=said.code, said=said.err[-1000:])
+            log.event(logger, "a simulation failed", level=logging.ERROR, code=said.code, said=said.err[-1000:])
             raise HostError("the simulation failed; orchestratord's log says why")
         raise InvalidRequest(lines[-1].removeprefix(_PREFIX).replace(f"{folder}/", ""))

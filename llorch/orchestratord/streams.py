@@ -1,6 +1,6 @@
 """The live streams: what of a job has been relayed, who reads it, and how it ended.
 
-A reader is a place in the job's token journal. It takes what lies behind its place, at its own pace, so a slow client
+A reader is a place in the job's segment. It takes what lies behind its place, at its own pace, so a slow client
 costs one chunk of memory and never holds up the relay. One that has caught up and whose connection has sent everything
 is handed new frames without being woken: that is the usual way of a token. Frames without an id (a repeated `queued`,
 metrics, pings) go only to readers that have caught up, and are dropped otherwise.
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 from llorch.base.ids import JobId
 from llorch.store.segments import Segment
-from llorch.wire import execute, sse
+from llorch.wire import events, sse
 
 CHUNK_SIZE = 64 << 10
 EXTRAS_MAX = 4
@@ -58,7 +58,7 @@ class JobStream:
     def queued_frame(self, event_id: int | None) -> bytes:
         """The `queued` event; only the first one of a stream has an id."""
         eta_ms = None if self._eta_s is None else round(self._eta_s * 1000)
-        return sse.encode(execute.queued(self.job_id, self._queue_position, eta_ms), event_id)
+        return sse.encode(events.queued(self.job_id, self._queue_position, eta_ms), event_id)
 
     def place(self, queue_position: int, eta_s: float | None) -> None:
         """The job's place in the queue, told to those who wait."""
@@ -70,7 +70,7 @@ class JobStream:
     def loading(self, model: str, progress: float, eta_s: float | None) -> None:
         """How far the job's model is loaded, told to those who wait and to those who come to wait."""
         eta_ms = None if eta_s is None else round(eta_s * 1000)
-        self._loading = sse.encode(execute.loading(model, progress, eta_ms), None)
+        self._loading = sse.encode(events.loading(model, progress, eta_ms), None)
         if self.readers and self.segment.last_id == 0:
             self.offer(self._loading)
 
@@ -80,7 +80,7 @@ class JobStream:
         return [first, self._loading] if self._loading and self.segment.last_id == 0 else [first]
 
     def append(self, frames: bytes, last_id: int) -> None:
-        """Frames with ids: into the journal first, then to the readers. Raises StorageUnavailable."""
+        """Frames with ids: into the segment first, then to the readers. Raises StorageUnavailable."""
         if self.terminal is not None:
             return
         offset = self.segment.size
@@ -115,7 +115,7 @@ class Reader:
     def __init__(self, stream: JobStream, after: int | None) -> None:
         self._stream = stream
         self._after = -1 if after is None else after
-        # The client may have seen more than the journal holds: it lost its tail with the power.
+        # The client may have seen more than the segment holds: it lost its tail with the power.
         self._ahead = self._after > stream.segment.last_id
         self._offset = stream.segment.offset_after(self._after)
         self._extras = stream.opening() if after is None else []

@@ -12,10 +12,12 @@ from aiohttp.client_proto import ResponseHandler
 
 from llorch.base.errors import InvalidRequest
 from llorch.base.ids import JobId
-from llorch.core.job import Failure, FailureKind
+from llorch.core.job import Failure
+from llorch.core.refusals import failure_of
 from llorch.orchestratord.addresses import tunnelled_pool
 from llorch.wire import strict_json
-from llorch.wire.execute import CORRELATION_HEADER, DEADLINE_HEADER, error_code
+from llorch.wire.events import error_code
+from llorch.wire.execute import CORRELATION_HEADER, DEADLINE_HEADER
 
 Session = aiohttp.ClientSession
 # A socket to a port of the loopback behind a worker URL's host. Raises OSError.
@@ -108,33 +110,13 @@ async def read_limited(response: aiohttp.ClientResponse, size_max: int) -> bytes
 
 async def refusal(response: aiohttp.ClientResponse) -> Failure:
     """Why a worker did not take the job, from its status and error body."""
-    code, message = "", f"the worker answered HTTP {response.status}"
+    code, message = None, f"the worker answered HTTP {response.status}"
     try:
         error = strict_json.parse_object(await read_limited(response, ERROR_SIZE_MAX)).get("error")
     except (InvalidRequest, aiohttp.ClientError):
         error = None
     if isinstance(error, dict):
-        code, message = error_code(error.get("code")) or "", str(error.get("message", message))[:500]
+        code, message = error_code(error.get("code")), str(error.get("message", message))[:500]
     wait = response.headers.get("Retry-After", "")
     retry_after_s = float(wait) if wait.isdigit() and len(wait) < 6 else None
-    return Failure(_kind(response.status), code or _default_code(response.status), message, retry_after_s)
-
-
-def _kind(status: int) -> FailureKind:
-    if status in (409, 429, 503):
-        return FailureKind.BUSY
-    if status in (401, 403, 404, 405) or 300 <= status < 400:
-        return FailureKind.REFUSED  # not a worker of ours, or not one that lets us in: another may
-    if 400 <= status < 500 or status == 504:
-        return FailureKind.REJECTED
-    return FailureKind.FAILED
-
-
-def _default_code(status: int) -> str:
-    if status == 504:
-        return "TIMEOUT"
-    if status == 507:
-        return "INSUFFICIENT_MEMORY"
-    if 400 <= status < 500 and _kind(status) is FailureKind.REJECTED:
-        return "INVALID_REQUEST"
-    return "WORKER_UNAVAILABLE" if _kind(status) is not FailureKind.FAILED else "INFERENCE_FAILED"
+    return failure_of(response.status, code, message, retry_after_s)

@@ -6,14 +6,16 @@ from dataclasses import asdict
 from typing import Any
 
 from llorch.base import clock
+from llorch.base.errors import InferenceFailed
 from llorch.core.accounts import TenantUsage
-from llorch.core.brain import Place
+from llorch.core.brain import QueuePlace
 from llorch.core.effects import Decision
-from llorch.core.job import JobRecord, JobState
+from llorch.core.job import Ending, JobRecord, JobState, Result
 from llorch.core.loading import Loading
 from llorch.core.session import SessionRecord
 from llorch.core.tenant import DAY_S, UsageRecord
 from llorch.core.worker import WorkerRecord, WorkerState
+from llorch.wire import events
 
 STATUS = {
     JobState.ADMITTING: "queued",
@@ -40,14 +42,14 @@ def events_url(job_id: str) -> str:
     return f"/v2/tasks/{job_id}/events"
 
 
-def place(position: Place | None) -> dict[str, Any]:
+def place(position: QueuePlace | None) -> dict[str, Any]:
     """A queued job's place; nothing for one that does not wait."""
     if position is None:
         return {"queue_position": None, "eta_ms": None}
     return {"queue_position": position.queue_position, "eta_ms": _ms(position.eta_s)}
 
 
-def job(record: JobRecord, position: Place | None, loading: Loading | None = None) -> dict[str, Any]:
+def job(record: JobRecord, position: QueuePlace | None, loading: Loading | None = None) -> dict[str, Any]:
     """One job without its text; while a worker for it is on its way it shows as loading, with how far that is."""
     spec, ending = record.spec, record.ending
     result = ending.result if ending is not None else None
@@ -90,6 +92,26 @@ def _error(record: JobRecord) -> dict[str, Any] | None:
     if ending is None or ending.error_code is None:
         return None
     return {"code": ending.error_code, "message": ending.error_message, "retriable": ending.retriable}
+
+
+def terminal_event(ending: Ending) -> dict[str, object]:
+    """The one `end` or `error` event of a job."""
+    if ending.state is JobState.FAILED:
+        return events.error(
+            ending.error_code or InferenceFailed.code,
+            ending.error_message or "the job failed",
+            retriable=ending.retriable,
+            retry_after_ms=_ms(ending.retry_after_s),
+        )
+    result = ending.result or Result(events.StopReason.CANCELLED.value)
+    return events.end(
+        result.stop_reason,
+        tokens_out=result.tokens_out,
+        decode_time_ms=result.decode_time_ms,
+        prompt_tokens=result.prompt_tokens,
+        ttft_ms=result.ttft_ms,
+        seed=result.seed,
+    )
 
 
 def decision(line: Decision) -> dict[str, Any]:

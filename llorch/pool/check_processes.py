@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from llorch.host.strays import Carrier
 from llorch.pool import health, records
 from llorch.pool.findings import Finding, Level, Repair
 from llorch.pool.records import HOME_ID_VARIABLE, WorkerRecord
+from llorch.pool.side_by_side import side_by_side
 
 FIX = "llorch-pool doctor --fix"
 _SUFFIXES = (".token", ".status.json")
@@ -69,20 +69,12 @@ def _orphan(carrier: Carrier, result: process.Outcome | HostError | None) -> Fin
 
 def reap(found: list[Carrier], grace_s: float) -> dict[int, process.Outcome | HostError]:
     """End processes side by side, each within its grace; by pid what came of it."""
-    results: dict[int, process.Outcome | HostError] = {}
 
-    def one(carrier: Carrier) -> None:
-        try:
-            results[carrier.pid] = process.terminate(carrier.pid, carrier.start_time, grace_s=grace_s)
-        except HostError as error:
-            results[carrier.pid] = error
+    def end(carrier: Carrier) -> process.Outcome:
+        return process.terminate(carrier.pid, carrier.start_time, grace_s=grace_s)
 
-    threads = [threading.Thread(target=one, args=(carrier,), daemon=True) for carrier in found]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return results
+    outcomes = side_by_side(end, found)
+    return {carrier.pid: outcome for carrier, outcome in zip(found, outcomes, strict=True)}
 
 
 def _dead_records(home: Home, repair: Repair) -> list[Finding]:

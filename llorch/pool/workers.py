@@ -13,6 +13,7 @@ from llorch.host import disk, process, strays
 from llorch.pool import health, listing, records
 from llorch.pool.output import host_name, print_json
 from llorch.pool.records import HOME_ID_VARIABLE, WorkerRecord
+from llorch.pool.side_by_side import side_by_side
 from llorch.pool.terminal import Terminal
 
 GRACE_S = 30.0
@@ -107,23 +108,14 @@ _WORDS = {
 
 def end_all(home: Home, found: list[WorkerRecord], grace_s: float) -> list[tuple[str, process.Outcome | HostError]]:
     """End the processes side by side and remove what belonged to each; a failure keeps the record."""
-    import threading
 
-    results: dict[str, process.Outcome | HostError] = {}
+    def end(record: WorkerRecord) -> process.Outcome:
+        outcome = process.terminate(record.pid, record.start_time, grace_s=grace_s)
+        records.remove(home, record.worker_id)
+        return outcome
 
-    def one(record: WorkerRecord) -> None:
-        try:
-            results[record.worker_id] = process.terminate(record.pid, record.start_time, grace_s=grace_s)
-            records.remove(home, record.worker_id)
-        except HostError as error:
-            results[record.worker_id] = error
-
-    threads = [threading.Thread(target=one, args=(record,), daemon=True) for record in found]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return [(record.worker_id, results[record.worker_id]) for record in found]
+    outcomes = side_by_side(end, found)
+    return [(record.worker_id, outcome) for record, outcome in zip(found, outcomes, strict=True)]
 
 
 def cleanup(arguments: argparse.Namespace, terminal: Terminal) -> int:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llorch.base.terminal import shows_utf8
+from llorch.base.terminal import aligned, shows_utf8
 
 # All but newline and tab: a model's text must not move the cursor or retitle the window.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -35,9 +35,8 @@ def write_json(value: object) -> None:
 def write_table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Columns as wide as their widest cell, on stdout; control characters in cells are made harmless."""
     cells = [[_CONTROL.sub("\ufffd", str(cell).replace("\n", " ")) for cell in row] for row in [heads, *rows]]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(heads))]
-    for row in cells:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for line in aligned(cells):
+        print(line)
 
 
 def shown(value: Any) -> str:

@@ -7,6 +7,7 @@ wrong, every question gets exactly one event, and the brain its built-in answer.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,12 +19,13 @@ from llorch.base import log
 from llorch.base.errors import HostError
 from llorch.core.effects import Ask
 from llorch.core.events import PolicyAnswered, PolicyFailed, PolicyLoaded
-from llorch.core.hooks import PolicyFault, read_answer
 from llorch.core.policy import Hook
+from llorch.scripting import questions
 from llorch.scripting.breaker import Breaker
 from llorch.scripting.check import CALL_LIMIT_S, Report, examine
 from llorch.scripting.faults import ChildDied, Reason, ScriptFault
 from llorch.scripting.link import Command, Link
+from llorch.scripting.questions import NoAnswer
 
 logger = log.get(__name__)
 
@@ -171,31 +173,24 @@ class ScriptedPolicy:
         began = _now()
         try:
             try:
-                reply = await link.call(ask.hook, ask.arguments, CALL_LIMIT_S)
+                answer, reply = await questions.put(link, ask, CALL_LIMIT_S)
             finally:
                 self._figures.asked(ask.hook, _now() - began)
-            answer = read_answer(ask.hook, ask.arguments, reply.raw)
-        except ScriptFault as fault:
-            self._failed(ask, Reason.ERROR, str(fault))
-        except PolicyFault as fault:
-            self._failed(ask, Reason.INVALID, str(fault))
-        except TimeoutError:
-            self._failed(ask, Reason.DEADLINE, f"no answer within {CALL_LIMIT_S * 1000:.0f} ms")
-            await self._replace(link)
-        except ChildDied as death:
-            self._failed(ask, Reason.DEATH, str(death))
-            await self._replace(link)
+        except NoAnswer as fault:
+            self._failed(ask, fault.reason, fault.detail)
+            if fault.link_is_lost:
+                await self._replace(link)
         else:
             self._post(PolicyAnswered(ask.ask_id, answer))
             if reply.printed:
-                log.event(logger, "the script printed", level=10, hook=ask.hook.value, printed=reply.printed)
+                log.event(logger, "the script printed", level=logging.DEBUG, hook=ask.hook.value, printed=reply.printed)
 
     async def _replace(self, link: Link) -> None:
         """Another child for the same script, so that the next question need not wait for it."""
         self._link = None
         await _closed(link)
         if not self._breaker.is_open(_now()) and (failure := await self._start()):
-            log.event(logger, "the policy script cannot be started again", level=30, reason=failure)
+            log.event(logger, "the policy script cannot be started again", level=logging.WARNING, reason=failure)
 
     async def _start(self) -> str | None:
         """Start the child; why it could not be, or None. Every failure counts, which bounds how often it is tried."""
@@ -215,9 +210,15 @@ class ScriptedPolicy:
         """The script's fault: it counts against it."""
         was_open = self._breaker.is_open(_now())
         self._breaker.failed(_now())
-        log.event(logger, f"the policy script failed: {detail}", level=30, hook=ask.hook.value, reason=reason.value)
+        log.event(
+            logger,
+            f"the policy script failed: {detail}",
+            level=logging.WARNING,
+            hook=ask.hook.value,
+            reason=reason.value,
+        )
         if self._breaker.is_open(_now()) and not was_open:
-            log.event(logger, "the policy script failed too often and is left alone for a while", level=40)
+            log.event(logger, "the policy script failed too often and is left alone for a while", level=logging.ERROR)
         self._fall_back(ask, reason, detail)
 
     def _fall_back(self, ask: Ask, reason: Reason, detail: str = "") -> None:
@@ -242,7 +243,7 @@ async def _closed(link: Link) -> None:
     try:
         await link.close()
     except HostError as error:
-        log.event(logger, error.message, level=40)
+        log.event(logger, error.message, level=logging.ERROR)
 
 
 def _now() -> float:

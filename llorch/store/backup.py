@@ -1,7 +1,7 @@
 """One file with all that survives the process: made beside a running daemon, and unpacked only when it is whole.
 
-A backup is a tar: the database as of one moment, the token journals that its jobs still count on, the worker token,
-the policy script that was deployed, and last a manifest with the digest of each. A journal may be ahead of the
+A backup is a tar: the database as of one moment, the segments that its jobs still count on, the worker token,
+the policy script that was deployed, and last a manifest with the digest of each. A segment may be ahead of the
 database, as it may be after `kill -9`.
 """
 
@@ -42,7 +42,7 @@ class Contents:
 
     jobs: int
     live_jobs: int
-    journals: int
+    segments: int
     size_bytes: int
 
 
@@ -93,7 +93,7 @@ def make(state_dir: Path, target: Path) -> Contents:
             found = _copy_database(state_dir / DATABASE, copy)
             writing.add_file(DATABASE, copy)
             copy.unlink()
-            journals = _add_journals(writing, state_dir / FOLDER, found.journaled)
+            segments = _add_segments(writing, state_dir / FOLDER, found.with_segment)
             for path in (state_dir / TOKEN, state_dir / SCRIPT):
                 if path.is_file():
                     writing.add(path.name, path.read_bytes())
@@ -116,7 +116,7 @@ def make(state_dir: Path, target: Path) -> Contents:
         partial.unlink(missing_ok=True)
         copy.unlink(missing_ok=True)
         copy.with_name(f"{copy.name}-journal").unlink(missing_ok=True)  # a full disk leaves it
-    return Contents(found.jobs, sum(found.journaled.values()), journals, size)
+    return Contents(found.jobs, sum(found.with_segment.values()), segments, size)
 
 
 def _private(path: Path) -> io.BufferedWriter:
@@ -125,10 +125,10 @@ def _private(path: Path) -> io.BufferedWriter:
 
 @dataclass(frozen=True, slots=True)
 class _Database:
-    """What was found in one. `journaled` are the jobs that count on a journal; True: live."""
+    """What was found in one. `with_segment` are the jobs that count on a segment; True: live."""
 
     jobs: int
-    journaled: dict[str, bool]
+    with_segment: dict[str, bool]
     schema: int
 
 
@@ -150,12 +150,12 @@ def _examine(connection: sqlite3.Connection) -> _Database:
         raise HostError(f"the database is damaged: {str(verdict).splitlines()[0]}")
     version = database.version_of(connection)
     (jobs,) = connection.execute(sql("count_jobs")).fetchone()
-    journaled = {name: bool(live) for name, live in connection.execute(sql("backed_up_jobs"))}
-    return _Database(jobs, journaled, version)
+    with_segment = {name: bool(live) for name, live in connection.execute(sql("backed_up_jobs"))}
+    return _Database(jobs, with_segment, version)
 
 
-def _add_journals(writing: _Writing, folder: Path, jobs: dict[str, bool]) -> int:
-    """The sound part of each job's journal, which a daemon may be appending to; how many there are."""
+def _add_segments(writing: _Writing, folder: Path, jobs: dict[str, bool]) -> int:
+    """The sound part of each job's segment, which a daemon may be appending to; how many there are."""
     count = 0
     for job_id in jobs:
         try:
@@ -186,8 +186,8 @@ def unpack(source: Path, folder: Path) -> Contents:
         raise DamagedBackup(f"{source} is not a backup of orchestratord, or not a whole one: {error}") from None
     except OSError as error:
         raise HostError(f"the backup {source} cannot be unpacked: {error.strerror or error}") from None
-    journals = sum(name.startswith(f"{FOLDER}/") for name in digests)
-    return Contents(found.jobs, sum(found.journaled.values()), journals, source.stat().st_size)
+    segments = sum(name.startswith(f"{FOLDER}/") for name in digests)
+    return Contents(found.jobs, sum(found.with_segment.values()), segments, source.stat().st_size)
 
 
 def _unpack_members(tar: tarfile.TarFile, folder: Path) -> tuple[dict[str, str], bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import time
@@ -47,7 +48,7 @@ def open_writer(path: Path, scripts: tuple[str, ...] = SCRIPTS) -> sqlite3.Conne
             logger,
             f"{path.name} is damaged ({damage.message}); it was set aside as {aside.name} and a new one was started: "
             "jobs, workers and keys of the old one are not known any more",
-            level=40,
+            level=logging.ERROR,
         )
         return _open(path, scripts)
 
@@ -161,7 +162,7 @@ def _compact(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute("PRAGMA temp_store = DEFAULT")
         log.event(logger, f"{path.name} was compacted", bytes_before=free + used, bytes_after=used)
     except sqlite3.Error as error:
-        log.event(logger, f"{path.name} could not be compacted: {error}", level=30)
+        log.event(logger, f"{path.name} could not be compacted: {error}", level=logging.WARNING)
 
 
 def migrate(connection: sqlite3.Connection, scripts: tuple[str, ...]) -> None:

@@ -48,7 +48,7 @@ UPDATE newest SET at = max(at, :at);
 SELECT at FROM newest;
 
 -- name: backed_up_jobs
--- Every job whose token segment still counts, with what is needed to copy it; live ones have no end.
+-- Every job whose segment still counts, with what is needed to copy it; live ones have no end.
 SELECT job_id, ended_at IS NULL FROM job WHERE output_kept = 1 ORDER BY row;
 
 -- name: count_jobs
@@ -103,7 +103,7 @@ SELECT record FROM job WHERE accepted_at >= :since AND accepted_at < :until ORDE
 SELECT record FROM decision WHERE job_id = :job_id ORDER BY row LIMIT :count;
 
 -- name: expired_outputs
--- Jobs whose token segment may go.
+-- Jobs whose segment may go.
 SELECT job_id FROM job
 WHERE ended_at IS NOT NULL AND output_kept = 1 AND ended_at < :ended_before
 ORDER BY ended_at LIMIT :count;

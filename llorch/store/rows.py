@@ -23,7 +23,7 @@ from llorch.store.inserts import Row
 
 
 def rows_of(records: Sequence[Record], last_ids: Mapping[JobId, int]) -> list[Row]:
-    """The statements that store `records`; `last_ids` says how far the token journals of ended jobs go."""
+    """The statements that store `records`; `last_ids` says how far the segments of ended jobs go."""
     rows = [_row(record, last_ids) for record in records]
     newest = max(map(_newest, records), default=0.0)
     if newest:

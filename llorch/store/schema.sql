@@ -9,7 +9,7 @@ CREATE TABLE job (
     idempotency_key TEXT,
     accepted_at REAL NOT NULL,
     ended_at REAL,                              -- NULL while the job is live
-    output_kept INTEGER NOT NULL DEFAULT 1,     -- 0: the token segment has been removed
+    output_kept INTEGER NOT NULL DEFAULT 1,     -- 0: the segment has been removed
     record TEXT NOT NULL,                       -- JobRecord as JSON, without its payload
     payload BLOB                                -- the prompt; NULL as soon as the job has ended
 );

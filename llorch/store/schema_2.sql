@@ -1,9 +1,9 @@
--- Schema version 2: sessions, usage, the tenant of a client key, and how far an ended job's token journal goes.
+-- Schema version 2: sessions, usage, the tenant of a client key, and how far an ended job's segment goes.
 
 ALTER TABLE client_key ADD COLUMN tenant TEXT NOT NULL DEFAULT '';
 UPDATE client_key SET tenant = name;
 
-ALTER TABLE job ADD COLUMN last_id INTEGER;    -- of the last frame in the token segment; NULL: not known
+ALTER TABLE job ADD COLUMN last_id INTEGER;    -- of the last frame in the segment; NULL: not known
 
 CREATE TABLE session (
     tenant TEXT NOT NULL,

@@ -1,4 +1,4 @@
-"""The token journal: one append-only file per job, holding its event frames exactly as clients get them.
+"""The segment: one append-only file per job, holding its event frames exactly as clients get them.
 
 A frame is `id: N\\ndata: {...}\\n\\n`; the first is `started` (id 1), token i has id i + 2; the terminal event is not
 in it. A frame is in the file before any client sees it, so after `kill -9` every client can be given exactly what it
@@ -9,6 +9,7 @@ tries again.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections import OrderedDict
@@ -55,7 +56,7 @@ class Segment:
         """Add whole frames, the last of which has `last_id`. Raises StorageUnavailable when not even memory is left."""
         if self._spill or not self._write(data):
             if len(self._spill) + len(data) > SPILL_SIZE_MAX:
-                raise StorageUnavailable("the token journal cannot be written and its memory is used up")
+                raise StorageUnavailable("the segment of the job cannot be written and its memory is used up")
             self._spill += data
             self._owner.spilled[self.job_id] = self
         # Readers that keep up take the newest frames from memory.
@@ -73,7 +74,9 @@ class Segment:
             reason: object = "short write"
         except OSError as error:
             reason = error.strerror
-        log.event(logger, f"the token journal cannot be written: {reason}", level=40, job_id=self.job_id)
+        log.event(
+            logger, f"the segment of the job cannot be written: {reason}", level=logging.ERROR, job_id=self.job_id
+        )
         return False
 
     def settle(self) -> bool:
@@ -93,9 +96,9 @@ class Segment:
             fd = self._owner.for_reading(self.job_id)
             data = os.pread(fd, min(size_max, self._stored - offset), offset)
         except OSError as error:
-            raise StorageUnavailable(f"the token journal cannot be read: {error.strerror}") from None
+            raise StorageUnavailable(f"the segment of the job cannot be read: {error.strerror}") from None
         if not data:
-            raise StorageUnavailable("the token journal is shorter than it was")
+            raise StorageUnavailable("the segment of the job is shorter than it was")
         return data
 
     def read_all(self) -> bytes:
@@ -158,12 +161,12 @@ class Segment:
         self._stored, self.last_id = sound_part(data)
         if self._stored < len(data):
             if b"\n\n" in data[self._stored :]:  # more than the torn tail that every kill may leave
-                log.event(logger, "a token journal is damaged; its end is dropped", level=40, job_id=self.job_id)
+                log.event(logger, "a segment is damaged; its end is dropped", level=logging.ERROR, job_id=self.job_id)
             os.truncate(path, self._stored)
 
 
 def sound_part(data: bytes) -> tuple[int, int]:
-    """(bytes, last id) of the frames from the start of a journal that are whole and count 1, 2, 3 …
+    """(bytes, last id) of the frames from the start of a segment that are whole and count 1, 2, 3 …
 
     A power loss may leave any page of a file as zeros, not only the last one.
     """
@@ -181,7 +184,7 @@ def _is_event(text: bytes) -> bool:
 
 
 class Segments:
-    """The folder of token journals; keeps at most `open_files_max` of them open."""
+    """The folder of segments; keeps at most `open_files_max` of them open."""
 
     def __init__(self, folder: Path, open_files_max: int = OPEN_FILES_MAX) -> None:
         """Raises HostError when the folder cannot be made."""
@@ -195,12 +198,12 @@ class Segments:
         self._open: OrderedDict[str, int] = OrderedDict()
 
     def path(self, job_id: str) -> Path:
-        """Where the journal of a job lies."""
+        """Where the segment of a job lies."""
         assert JOB_ID.fullmatch(job_id), "job ids are checked at the edge"
         return self._folder / (job_id + SUFFIX)
 
     def open(self, job_id: JobId) -> Segment:
-        """The journal of a job; what another process wrote is taken over. Raises StorageUnavailable."""
+        """The segment of a job; what another process wrote is taken over. Raises StorageUnavailable."""
         if (known := self.spilled.get(job_id)) is not None:
             return known  # part of it is in memory only
         segment = Segment(self, job_id)
@@ -209,11 +212,11 @@ class Segments:
         except FileNotFoundError:
             pass
         except OSError as error:
-            raise StorageUnavailable(f"the token journal cannot be read: {error.strerror}") from None
+            raise StorageUnavailable(f"the segment of the job cannot be read: {error.strerror}") from None
         return segment
 
     def create(self, job_id: JobId) -> Segment:
-        """The empty journal of a job nobody has seen before; no file is made until something is written."""
+        """The empty segment of a job nobody has seen before; no file is made until something is written."""
         return Segment(self, job_id)
 
     def for_appending(self, job_id: str) -> int:
@@ -243,7 +246,7 @@ class Segments:
             os.close(fd)
 
     def remove(self, job_ids: Iterable[str]) -> None:
-        """Delete journals; those that are not there are no error."""
+        """Delete segments; those that are not there are no error."""
         for job_id in job_ids:
             self.spilled.pop(JobId(job_id), None)
             self.release(job_id)

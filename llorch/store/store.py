@@ -8,6 +8,7 @@ StoreBroken, from which only a new process recovers.
 from __future__ import annotations
 
 import asyncio
+import logging
 import queue
 import sqlite3
 import threading
@@ -52,7 +53,7 @@ class StoreBroken(HostError):
 class StoredJob:
     """A job as read back; `record.spec.payload` is empty once the job has ended.
 
-    `last_id`: of the last frame that its token journal held when it ended; None: not known.
+    `last_id`: of the last frame that its segment held when it ended; None: not known.
     """
 
     record: JobRecord
@@ -119,7 +120,7 @@ class Store:
     def commit(self, records: Sequence[Record], last_ids: Mapping[JobId, int] | None = None) -> asyncio.Future[None]:
         """A future that is done when `records` are durable; its exception is StorageUnavailable or StoreBroken.
 
-        `last_ids`: of jobs that end with these records, the id of the last frame in their token journals.
+        `last_ids`: of jobs that end with these records, the id of the last frame in their segments.
         """
         return self._submit(partial(write, rows.rows_of(records, last_ids or {})))
 
@@ -190,7 +191,7 @@ class Store:
             self._writer.execute("COMMIT")
         except sqlite3.Error as error:
             self._roll_back()
-            log.event(logger, f"a commit failed: {error}", level=40, works=len(group))
+            log.event(logger, f"a commit failed: {error}", level=logging.ERROR, works=len(group))
             return [], StorageUnavailable(retry_after_s=5)
         return results, None
 
@@ -198,7 +199,7 @@ class Store:
         try:
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error as error:
-            log.event(logger, f"a checkpoint failed: {error}", level=40)
+            log.event(logger, f"a checkpoint failed: {error}", level=logging.ERROR)
             return [], StorageUnavailable(retry_after_s=5)
         return [None] * len(group), None
 
@@ -207,7 +208,7 @@ class Store:
             try:
                 self._writer.execute("ROLLBACK")
             except sqlite3.Error as error:
-                log.event(logger, f"a rollback failed: {error}", level=40)
+                log.event(logger, f"a rollback failed: {error}", level=logging.ERROR)
 
     # Reading
 
@@ -219,7 +220,7 @@ class Store:
         try:
             return self._reader.execute(sql(name), values).fetchall()
         except sqlite3.Error as error:
-            log.event(logger, f"a read failed: {error}", level=40, statement=name)
+            log.event(logger, f"a read failed: {error}", level=logging.ERROR, statement=name)
             raise StorageUnavailable("the store cannot be read now", retry_after_s=5) from None
 
     def snapshot(self, keys_max: int = IDEMPOTENCY_KEYS_MAX, now: float = 0.0) -> Snapshot:
@@ -281,7 +282,7 @@ class Store:
         return [JobId(job_id) for (job_id,) in found]
 
     async def kept_outputs(self, job_ids: Sequence[str]) -> set[str]:
-        """Which of these jobs have a row that still counts on its token segment."""
+        """Which of these jobs have a row that still counts on its segment."""
         found = await self._read("known_jobs", job_ids=_json_list(list(job_ids)))
         return {job_id for (job_id,) in found}
 

@@ -1,16 +1,12 @@
-"""What orchestratord and a worker say to each other: the execute body and the worker's events."""
+"""What orchestratord asks a worker for: the bodies of `/execute`, `/cancel` and `/tokenize`, and two headers."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
 from llorch.base import ids
 from llorch.wire.fields import Fields
-from llorch.wire.logprobs import TokenLogprob
 from llorch.wire.messages import Message, read_prompt_or_messages
 from llorch.wire.sampling import SAMPLING_FIELDS, Sampling, read_sampling
 from llorch.wire.tasks import MAX_TOKENS_MAX
@@ -18,14 +14,6 @@ from llorch.wire.tasks import MAX_TOKENS_MAX
 DEADLINE_HEADER = "X-Deadline"
 CORRELATION_HEADER = "X-Correlation-Id"
 RESUME_IDS_MAX = 1_000_000
-_CODE = re.compile(r"[A-Z_]{1,64}")
-
-
-class StopReason(Enum):
-    MAX_TOKENS = "MAX_TOKENS"
-    EOS = "EOS"
-    STOP_SEQUENCE = "STOP_SEQUENCE"
-    CANCELLED = "CANCELLED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,68 +108,3 @@ def parse_tokenize(body: dict[str, Any]) -> tuple[str | None, tuple[Message, ...
     content = read_prompt_or_messages(fields)
     fields.done()
     return content
-
-
-def queued(job_id: str, queue_position: int, eta_ms: int | None) -> dict[str, Any]:
-    """The first event of every orchestrator stream; repeated without an id when it changes."""
-    return {"type": "queued", "job_id": job_id, "queue_position": queue_position, "eta_ms": eta_ms}
-
-
-def loading(model: str, progress: float, eta_ms: int | None) -> dict[str, Any]:
-    """A worker for the job is on its way; without an id."""
-    return {"type": "loading", "model": model, "progress": round(progress, 3), "eta_ms": eta_ms}
-
-
-def started(job_id: str, model: str, started_at: str) -> dict[str, Any]:
-    """`started_at` is ISO 8601 UTC; the orchestrator adds worker_id and queue_wait_ms."""
-    return {"type": "started", "job_id": job_id, "model": model, "started_at": started_at}
-
-
-def token(text: str, index: int, token_ids: list[int], logprobs: Sequence[TokenLogprob] = ()) -> dict[str, Any]:
-    """One piece of text made of whole tokens; `index` counts frames without a gap. `logprobs`: one per id, or none."""
-    event: dict[str, Any] = {"type": "token", "t": text, "i": index, "ids": token_ids}
-    if logprobs:
-        event["logprobs"] = [logprob.to_body() for logprob in logprobs]
-    return event
-
-
-def metrics(tokens_out: int, decode_time_ms: int, tokens_per_s: float, vram_bytes: int) -> dict[str, Any]:
-    """Progress figures; may be dropped under load."""
-    return {
-        "type": "metrics",
-        "tokens_out": tokens_out,
-        "decode_time_ms": decode_time_ms,
-        "tokens_per_s": tokens_per_s,
-        "vram_bytes": vram_bytes,
-    }
-
-
-def end(
-    stop_reason: StopReason, *, tokens_out: int, decode_time_ms: int, prompt_tokens: int, ttft_ms: int | None, seed: int
-) -> dict[str, Any]:
-    """The good terminal event; `tokens_out` counts generated tokens, resumed ones included."""
-    return {
-        "type": "end",
-        "tokens_out": tokens_out,
-        "decode_time_ms": decode_time_ms,
-        "stop_reason": stop_reason.value,
-        "prompt_tokens": prompt_tokens,
-        "ttft_ms": ttft_ms,
-        "seed": seed,
-    }
-
-
-def error_code(value: object) -> str | None:
-    """The code of an error that a peer reports; None when it has not the form of one."""
-    return value if isinstance(value, str) and _CODE.fullmatch(value) else None
-
-
-def error(code: str, message: str, *, retriable: bool, retry_after_ms: int | None = None) -> dict[str, Any]:
-    """The bad terminal event."""
-    return {
-        "type": "error",
-        "code": code,
-        "message": message,
-        "retriable": retriable,
-        "retry_after_ms": retry_after_ms,
-    }

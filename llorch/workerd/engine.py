@@ -51,7 +51,7 @@ class StepRunner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """Everything the thread needs of a job; prepared and checked by the loop's side."""
+    """Everything the thread needs of a sequence; prepared and checked by the loop's side."""
 
     outlet: Outlet
     prompt_ids: tuple[int, ...]
@@ -235,7 +235,7 @@ class Engine:
         began = self._clock.now()
         # Only a step that is nobody else's: what others have computed in it would be thrown away, too.
         long = [row for row in plan.rows if len(row.token_ids) >= INTERRUPTIBLE_TOKENS_MIN]
-        self._prefilling = frozenset(self._live[row.job_id].outlet for row in long if len(plan.rows) == 1)
+        self._prefilling = frozenset(self._live[row.key].outlet for row in long if len(plan.rows) == 1)
         try:
             drawn = self._runner.run(plan)
         except Interrupted:
@@ -271,17 +271,17 @@ class Engine:
 
     def _settle(self, outcome: Outcome, now: float) -> None:
         """Turn what happened to a sequence into the text that may be sent; what was drawn past a stop string is not."""
-        submission = self._live[outcome.job_id]
+        submission = self._live[outcome.key]
         piece, drawn = submission.feed(outcome.drawn)
         reason = outcome.stop_reason
         if reason is not None and not submission.text.stopped:
             piece = _join(piece, submission.text.flush())
         if submission.text.stopped:
             reason = StopReason.STOP_SEQUENCE
-            self._planner.finish(outcome.job_id, reason)
+            self._planner.finish(outcome.key, reason)
         tokens_out = outcome.tokens_out - len(outcome.drawn) + drawn
         if reason is not None:
-            self._end(outcome.job_id, Ending(reason), tokens_out, piece, drawn, now)
+            self._end(outcome.key, Ending(reason), tokens_out, piece, drawn, now)
         elif drawn:
             tokens = submission.drawn_of(piece)
             self._updates.append(Update(submission.outlet, piece, drawn, tokens_out, now, logprobs=tokens))
@@ -299,7 +299,7 @@ class Engine:
         self.progress.failures += 1
         reason = str(error).partition("\n")[0][:200] or type(error).__name__
         log.event(_log, "step failed", logging.ERROR, error=reason, rows=len(plan.rows))
-        for key in {row.job_id for row in plan.rows}:
+        for key in {row.key for row in plan.rows}:
             outcome = self._planner.abort(key)
             if outcome is not None:
                 self._end(key, Ending(None, InferenceFailed()), outcome.tokens_out)

@@ -13,8 +13,8 @@ from llorch.base.clock import iso
 from llorch.base.errors import InvalidRequest, LlorchError, TimedOut
 from llorch.batching.plan import Drawn
 from llorch.web.bodies import read_object
+from llorch.wire import events, sse
 from llorch.wire import execute as wire
-from llorch.wire import sse
 from llorch.wire.logprobs import Likely, TokenLogprob
 from llorch.workerd.outlet import Ending, Outlet, Portion, Taken
 from llorch.workerd.service import Service
@@ -75,7 +75,7 @@ class _Stream:
         """The whole stream."""
         clock = self._service.clock
         await self.response.prepare(self._request)
-        started = wire.started(self._outlet.job_id, self._service.facts.model, iso(clock.wall()))
+        started = events.started(self._outlet.job_id, self._service.facts.model, iso(clock.wall()))
         await self._within_deadline(self.response.write(sse.encode(started)))
         while True:
             taken = await self._outlet.wait(self._patience_s())
@@ -101,7 +101,7 @@ class _Stream:
     def _frames(self, portions: list[Portion]) -> Iterator[bytes]:
         for portion in portions:
             token_ids, logprobs = list(portion.token_ids), _logprobs(portion.logprobs)
-            yield sse.encode(wire.token(portion.text, self._next_i, token_ids, logprobs))
+            yield sse.encode(events.token(portion.text, self._next_i, token_ids, logprobs))
             self._next_i += 1
         now = self._service.clock.now()
         if portions and now >= self._metrics_at:
@@ -109,15 +109,15 @@ class _Stream:
             outlet = self._outlet
             decode_ms = round(outlet.decode_s * 1000)
             speed = round(outlet.tokens_per_s, 2)
-            yield sse.encode(wire.metrics(outlet.tokens_out, decode_ms, speed, self._service.memory()))
+            yield sse.encode(events.metrics(outlet.tokens_out, decode_ms, speed, self._service.memory()))
 
     def _terminal(self, ending: Ending) -> dict[str, object]:
         outlet = self._outlet
         if ending.error is not None:
             return _error_event(ending.error)
         assert ending.stop_reason is not None
-        return wire.end(
-            wire.StopReason(ending.stop_reason.value),
+        return events.end(
+            events.StopReason(ending.stop_reason.value),
             tokens_out=outlet.tokens_out,
             decode_time_ms=round(outlet.decode_s * 1000),
             prompt_tokens=outlet.prompt_tokens,
@@ -140,7 +140,7 @@ class _Stream:
         reason = ending.error.code if ending.error is not None else getattr(ending.stop_reason, "value", "")
         log.event(
             _log,
-            "job ended",
+            "sequence ended",
             logging.INFO,
             job_id=outlet.job_id,
             reason=reason,
@@ -161,4 +161,4 @@ def _logprobs(tokens: tuple[Drawn, ...]) -> list[TokenLogprob]:
 
 def _error_event(error: LlorchError) -> dict[str, object]:
     retry_after_ms = None if error.retry_after_s is None else round(error.retry_after_s * 1000)
-    return wire.error(error.code, error.message, retriable=error.retriable, retry_after_ms=retry_after_ms)
+    return events.error(error.code, error.message, retriable=error.retriable, retry_after_ms=retry_after_ms)

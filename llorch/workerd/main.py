@@ -9,7 +9,8 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from llorch.base import config, log
@@ -59,11 +60,8 @@ def _run(asked: Launch, status: StatusFile, notifier: notify.Notifier) -> int:
         )
     launch.check_backend(asked.backend, runtime.build().backends)
     sys.setswitchinterval(SWITCH_S)
-    serving = threading.Thread(target=importlib.import_module, args=("llorch.workerd.daemon",), daemon=True)
-    serving.start()  # a quarter of a second of imports, while the weights are packed
     find = target.finder(asked.callback_url, asked.orchestrator, config.state_dir(os.environ))
-    sock = bound_socket(asked.bind, asked.port)
-    try:
+    with _importing("llorch.workerd.daemon"), bound_socket(asked.bind, asked.port) as sock:
         model = launch.find_model(asked.model, os.environ, runtime.assets_dir)
         log.event(_log, "loading", model=model.id)
         runtime.ensure("engine")
@@ -74,8 +72,20 @@ def _run(asked: Launch, status: StatusFile, notifier: notify.Notifier) -> int:
             log.event(_log, "computing with torch, not with the native kernels", reason=loaded.obstacle)
         with asyncio.Runner(loop_factory=_loop_factory()) as loop:
             return loop.run(_serve(asked, model, loaded, tokens, sock, find, status, notifier))
+
+
+@contextmanager
+def _importing(name: str) -> Iterator[None]:
+    """A module and what it needs, a quarter of a second of imports, beside the block: the weights are packed meanwhile.
+
+    A process that ends while a thread of it imports compiled modules may crash, so the block is left with it done.
+    """
+    thread = threading.Thread(target=importlib.import_module, args=(name,), daemon=True)
+    thread.start()
+    try:
+        yield
     finally:
-        sock.close()
+        thread.join()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -55,7 +55,7 @@ class SimulatedModel:
 
     def run(self, plan: StepPlan) -> list[tuple[Drawn, ...]]:
         """Copy, compute, draw; asserts that every position read was computed from the ids that belong there."""
-        assert len({row.job_id for row in plan.rows}) == len(plan.rows)
+        assert len({row.key for row in plan.rows}) == len(plan.rows)
         self._assert_private(plan)
         for copy in plan.copies:
             assert 0 < copy.positions <= BLOCK_POSITIONS and copy.source != copy.target
@@ -109,9 +109,9 @@ class SimulatedModel:
         assert len(set(row.blocks)) == len(row.blocks) == -(-row.positions.stop // BLOCK_POSITIONS)
         last = self._read(row, row.start - 1) if row.start else NOTHING
         if row.start:
-            assert last >= 0, f"{row.job_id} reads a position that nobody computed"
+            assert last >= 0, f"{row.key} reads a position that nobody computed"
             seen = [self._read(row, position) for position in range(row.start)]
-            assert seen == self.prefixes(self._ids[last], row.stretch), f"{row.job_id} reads another's positions"
+            assert seen == self.prefixes(self._ids[last], row.stretch), f"{row.key} reads another's positions"
         for position, token in zip(row.positions, row.token_ids, strict=True):
             last = self._prefix(last, token, row.stretch)
             self._write(row, position, last)

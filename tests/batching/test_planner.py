@@ -18,11 +18,9 @@ CONTEXT = 512
 PLAIN = SamplingParams()
 
 
-def sequence(
-    job_id: str, prompt: int = 3, max_tokens: int = 4, resumed: tuple[int, ...] = (), first: int = 1
-) -> Sequence:
+def sequence(key: str, prompt: int = 3, max_tokens: int = 4, resumed: tuple[int, ...] = (), first: int = 1) -> Sequence:
     """A job whose prompt counts up from `first`."""
-    return Sequence(job_id, tuple(range(first, first + prompt)), max_tokens, PLAIN, frozenset({EOS}), resumed)
+    return Sequence(key, tuple(range(first, first + prompt)), max_tokens, PLAIN, frozenset({EOS}), resumed)
 
 
 def step(planner: Planner, token: int = 7) -> list[Outcome]:
@@ -33,7 +31,7 @@ def step(planner: Planner, token: int = 7) -> list[Outcome]:
 
 def shape(plan: StepPlan) -> dict[str, int]:
     """How many positions each job gets."""
-    return {row.job_id: len(row.token_ids) for row in plan.rows}
+    return {row.key: len(row.token_ids) for row in plan.rows}
 
 
 def test_a_sequence_from_prefill_to_max_tokens() -> None:
@@ -95,7 +93,7 @@ def test_penalty_needs_the_history(penalty: str) -> None:
     planner = Planner(slots=2, context=CONTEXT)
     planner.add(sequence("plain"))
     planner.add(Sequence("penalised", (1, 2), 3, SamplingParams(**{penalty: 1.2}), resumed_ids=(5,)))
-    draws = {row.job_id: (row.draws[0].history, row.draws[0].prompt_length) for row in planner.plan().rows}
+    draws = {row.key: (row.draws[0].history, row.draws[0].prompt_length) for row in planner.plan().rows}
     assert draws == {"plain": ((), 0), "penalised": ((1, 2, 5), 2)}
 
 
@@ -134,14 +132,14 @@ def test_cancel_between_plan_and_commit() -> None:
 def test_stretch_by_the_length_a_sequence_may_reach() -> None:
     """Above `long_from` all rows are stretched, and share nothing with those that are not."""
     planner = Planner(slots=1, context=CONTEXT, blocks=12, long_from=300)
-    for job_id, max_tokens, stretch, reused in [
+    for key, max_tokens, stretch, reused in [
         ("short", 10, False, 0),
         ("long", 11, True, 0),
         ("again", 10, False, 289),
         ("last", 11, True, 578),
     ]:
-        planner.add(sequence(job_id, prompt=290, max_tokens=max_tokens))
-        while planner.sequence(job_id) is not None:
+        planner.add(sequence(key, prompt=290, max_tokens=max_tokens))
+        while planner.sequence(key) is not None:
             assert all(row.stretch is stretch for row in planner.plan().rows)
             step(planner)
         assert planner.counts.prompt_tokens_reused == reused
@@ -186,8 +184,8 @@ def test_a_copy_that_was_not_made_is_asked_for_again() -> None:
 def test_the_same_beginning_is_computed_once_at_a_time() -> None:
     """Of sequences at the same whole block one computes it; the others take it over."""
     planner = Planner(slots=3, context=CONTEXT)
-    for job_id, last in (("a", 1000), ("b", 1001), ("c", 1002)):
-        planner.add(Sequence(job_id, (*range(260), last), 9))
+    for key, last in (("a", 1000), ("b", 1001), ("c", 1002)):
+        planner.add(Sequence(key, (*range(260), last), 9))
     computed = 0
     while any(s is not None and s.state is not SequenceState.DECODE for s in map(planner.sequence, "abc")):
         plan = planner.plan()
@@ -201,8 +199,8 @@ def test_the_same_beginning_is_computed_once_at_a_time() -> None:
 def test_blocks_that_become_the_same_are_one() -> None:
     """Two sequences that grow into the same whole block go on in one of the two, and the other is free."""
     planner = Planner(slots=2, context=CONTEXT, drafts_max=0)
-    for job_id in "ab":
-        planner.add(sequence(job_id, prompt=120, max_tokens=20))
+    for key in "ab":
+        planner.add(sequence(key, prompt=120, max_tokens=20))
     while any(s is not None and len(s.token_ids) < 130 for s in map(planner.sequence, "ab")):
         step(planner)
     assert [row.blocks for row in planner.plan().rows] == [(0, 1), (0, 2)]
@@ -260,12 +258,12 @@ def test_the_last_to_come_makes_room() -> None:
     preempted = []
     while planner.live:
         plan = planner.plan()
-        waiting = {job.job_id for job in jobs if job.state is SequenceState.WAITING}
-        preempted += [job_id for job_id in waiting if job_id not in preempted]
+        waiting = {job.key for job in jobs if job.state is SequenceState.WAITING}
+        preempted += [key for key in waiting if key not in preempted]
         for outcome in planner.commit(plan, model.run(plan), 0.01):
-            texts[outcome.job_id] += outcome.token_ids
+            texts[outcome.key] += outcome.token_ids
     assert preempted == ["young"] and 1 <= planner.preempted <= 2
-    assert texts == {job.job_id: list(alone(job)[0]) for job in jobs}
+    assert texts == {job.key: list(alone(job)[0]) for job in jobs}
 
 
 def test_labels_tell_what_is_kept() -> None:

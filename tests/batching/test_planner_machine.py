@@ -33,13 +33,13 @@ class Job:
     sampling: SamplingParams
     resumed: int
 
-    def sequence(self, job_id: str) -> Sequence:
+    def sequence(self, key: str) -> Sequence:
         """As a sequence; the resumed ids are those a run of it alone begins with."""
         prompt = (*TEXTS[self.text][: self.length], *self.ending)
         labels = tuple(f"{self.text}-{part}" for part in range(1 + self.length // 100))
-        fresh = Sequence(job_id, prompt, self.max_tokens, self.sampling, frozenset({EOS}))
+        fresh = Sequence(key, prompt, self.max_tokens, self.sampling, frozenset({EOS}))
         resumed = alone(fresh)[0][: self.resumed]
-        return Sequence(job_id, prompt, self.max_tokens, self.sampling, frozenset({EOS}), resumed, labels)
+        return Sequence(key, prompt, self.max_tokens, self.sampling, frozenset({EOS}), resumed, labels)
 
 
 JOBS = st.builds(
@@ -75,8 +75,8 @@ class PlannerMachine(RuleBasedStateMachine):
     def add(self, jobs: list[Job], twins: int) -> None:
         for job in jobs * twins:
             sequence = job.sequence(f"j{len(self.tokens)}")
-            self.jobs[sequence.job_id] = sequence
-            self.tokens[sequence.job_id] = list(sequence.resumed_ids)
+            self.jobs[sequence.key] = sequence
+            self.tokens[sequence.key] = list(sequence.resumed_ids)
             outcome = self.planner.add(sequence)
             if outcome is not None:
                 self.note([outcome])
@@ -102,10 +102,10 @@ class PlannerMachine(RuleBasedStateMachine):
     def cancel_during_a_step(self, pick: int) -> None:
         plan = self.plan()
         drawn = self.model.run(plan)
-        job_id = self._pick(pick)
-        self._leave(self.planner.cancel(job_id))
+        key = self._pick(pick)
+        self._leave(self.planner.cancel(key))
         outcomes = self.planner.commit(plan, drawn, 0.01)
-        assert job_id not in {outcome.job_id for outcome in outcomes}
+        assert key not in {outcome.key for outcome in outcomes}
         self.note(outcomes)
 
     @precondition(lambda self: self.jobs)
@@ -114,7 +114,7 @@ class PlannerMachine(RuleBasedStateMachine):
         plan = self.plan()
         self.model.ruin(plan)
         for row in plan.rows:
-            self._leave(self.planner.abort(row.job_id))
+            self._leave(self.planner.abort(row.key))
 
     @precondition(lambda self: self.jobs)
     @rule(pick=st.integers(0, 99))
@@ -131,26 +131,26 @@ class PlannerMachine(RuleBasedStateMachine):
         assert plan == self.planner.plan()
         assert bool(plan) == bool(self.jobs)
         assert plan.token_count <= SLOTS * (1 + DRAFTS_MAX) + STEP_TOKENS_MAX
-        states = [self.jobs[row.job_id].state for row in plan.rows]
+        states = [self.jobs[row.key].state for row in plan.rows]
         assert states == sorted(states, key=[SequenceState.DECODE, SequenceState.PREFILL].index)
-        running = {job_id for job_id, s in self.jobs.items() if s.state is SequenceState.DECODE}
-        assert running <= {row.job_id for row in plan.rows}, "who decodes gets a token in every step"
+        running = {key for key, s in self.jobs.items() if s.state is SequenceState.DECODE}
+        assert running <= {row.key for row in plan.rows}, "who decodes gets a token in every step"
         return plan
 
     def note(self, outcomes: list[Outcome]) -> None:
         for outcome in outcomes:
-            tokens = self.tokens[outcome.job_id]
+            tokens = self.tokens[outcome.key]
             tokens += outcome.token_ids
             assert outcome.tokens_out == len(tokens)
             if outcome.stop_reason is not None:
-                assert (tuple(tokens), outcome.stop_reason) == alone(self.jobs.pop(outcome.job_id))
+                assert (tuple(tokens), outcome.stop_reason) == alone(self.jobs.pop(outcome.key))
 
     def _pick(self, pick: int) -> str:
         return sorted(self.jobs)[pick % len(self.jobs)]
 
     def _leave(self, outcome: Outcome | None) -> None:
         assert outcome is not None and outcome.stop_reason is StopReason.CANCELLED
-        del self.jobs[outcome.job_id]
+        del self.jobs[outcome.key]
 
     @invariant()
     def every_holder_is_known(self) -> None:

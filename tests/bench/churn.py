@@ -53,9 +53,9 @@ class Job:
     params: SamplingParams
     resumed: int
 
-    def sequence(self, job_id: str, eos_ids: frozenset[int], resumed_ids: tuple[int, ...] = ()) -> Sequence:
+    def sequence(self, key: str, eos_ids: frozenset[int], resumed_ids: tuple[int, ...] = ()) -> Sequence:
         """Ready to be added."""
-        return Sequence(job_id, self.prompt_ids, self.max_tokens, self.params, eos_ids, resumed_ids)
+        return Sequence(key, self.prompt_ids, self.max_tokens, self.params, eos_ids, resumed_ids)
 
 
 class Jobs:
@@ -171,12 +171,12 @@ class Churn:
 
     def _join(self) -> None:
         job = self.jobs.job()
-        job_id = f"job{self.seen['joins']}"
+        key = f"job{self.seen['joins']}"
         text = self.solo.text(job)
         resumed = text.token_ids[: min(job.resumed, max(0, len(text.token_ids) - 1))]
-        self._expected[job_id] = text
-        self._texts[job_id] = list(resumed)
-        self.planner.add(job.sequence(job_id, self.loaded.eos_ids, resumed))
+        self._expected[key] = text
+        self._texts[key] = list(resumed)
+        self.planner.add(job.sequence(key, self.loaded.eos_ids, resumed))
         self.seen["joins"] += 1
         self.seen["resumed"] += bool(resumed)
         if self.seen["joins"] % 100 == 0:
@@ -186,11 +186,11 @@ class Churn:
         """Somebody is cancelled, or ends for a reason that the planner cannot see."""
         if not self._texts:
             return
-        job_id = self.chance.choice(sorted(self._texts))
-        self.planner.finish(job_id, reason)
+        key = self.chance.choice(sorted(self._texts))
+        self.planner.finish(key, reason)
         self.seen["cancels" if reason is StopReason.CANCELLED else "leaves"] += 1
-        text = tuple(self._texts.pop(job_id))
-        self._judge(job_id, text == self._expected.pop(job_id).token_ids[: len(text)])
+        text = tuple(self._texts.pop(key))
+        self._judge(key, text == self._expected.pop(key).token_ids[: len(text)])
 
     def _step(self) -> None:
         plan = self.planner.plan()
@@ -199,17 +199,17 @@ class Churn:
         seconds = 0.0005 * (1 + plan.token_count / 16)  # no clock: the seed alone decides what happens
         self.seen["steps"] += 1
         for outcome in self.planner.commit(plan, self.loaded.runner.run(plan), seconds):
-            self._texts[outcome.job_id] += outcome.token_ids
+            self._texts[outcome.key] += outcome.token_ids
             self.seen["tokens"] += len(outcome.token_ids)
             if outcome.stop_reason is not None:
-                text = Text(tuple(self._texts.pop(outcome.job_id)), outcome.stop_reason)
+                text = Text(tuple(self._texts.pop(outcome.key)), outcome.stop_reason)
                 self.seen["finished"] += 1
-                self._judge(outcome.job_id, text == self._expected.pop(outcome.job_id))
+                self._judge(outcome.key, text == self._expected.pop(outcome.key))
 
-    def _judge(self, job_id: str, same: bool) -> None:
+    def _judge(self, key: str, same: bool) -> None:
         if not same:
             self.seen["diverged"] += 1
-            say(f"{job_id} is not the text it is alone")
+            say(f"{key} is not the text it is alone")
 
 
 def _arguments() -> argparse.Namespace:

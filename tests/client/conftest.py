@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from llorch.wire import execute, sse
+from llorch.wire import events, sse
 
 JOB = "job-11111111-2222-4333-8444-555555555555"
 TEXT = ["Once", " upon", " a", " time", " — ", "naïve", " 🦙", "."]
@@ -19,18 +19,18 @@ TEXT = ["Once", " upon", " a", " time", " — ", "naïve", " 🦙", "."]
 
 def frames() -> list[tuple[int | None, bytes]]:
     """(id, bytes) of an undisturbed orchestrator stream."""
-    made: list[tuple[int | None, bytes]] = [(0, sse.encode(execute.queued(JOB, 0, None), 0))]
-    started = execute.started(JOB, "demo", "2026-01-01T00:00:00.000Z") | {
+    made: list[tuple[int | None, bytes]] = [(0, sse.encode(events.queued(JOB, 0, None), 0))]
+    started = events.started(JOB, "demo", "2026-01-01T00:00:00.000Z") | {
         "worker_id": "worker-cpu-1",
         "queue_wait_ms": 3,
     }
     made.append((1, sse.encode(started, 1)))
     for i, text in enumerate(TEXT):
-        made.append((i + 2, sse.encode(execute.token(text, i, [i]), i + 2)))
+        made.append((i + 2, sse.encode(events.token(text, i, [i]), i + 2)))
         if i == 3:
-            made.append((None, sse.encode(execute.metrics(4, 10, 400.0, 1))))
+            made.append((None, sse.encode(events.metrics(4, 10, 400.0, 1))))
             made.append((None, sse.PING))
-    end = execute.end(execute.StopReason.EOS, tokens_out=8, decode_time_ms=20, prompt_tokens=3, ttft_ms=5, seed=7)
+    end = events.end(events.StopReason.EOS, tokens_out=8, decode_time_ms=20, prompt_tokens=3, ttft_ms=5, seed=7)
     made.append((len(TEXT) + 2, sse.encode(end, len(TEXT) + 2)))
     return made
 

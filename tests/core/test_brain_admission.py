@@ -19,7 +19,7 @@ from brain_given import (
 
 from llorch.base.ids import JobId, ModelId, PoolId, WorkerId
 from llorch.core import events as happened
-from llorch.core.brain import Brain, Place
+from llorch.core.brain import Brain, QueuePlace
 from llorch.core.effects import (
     Announce,
     CountTokens,
@@ -47,7 +47,7 @@ def test_a_known_model_without_a_worker_waits() -> None:
     story = Story()
     assert kinds(story.submit()) == ["keep queued", "Accept"]
     assert kinds(story.submit("j2", model=None)) == ["keep queued", "Accept"]
-    assert story.brain.position(JobId("j2")) == Place(1, None)
+    assert story.brain.position(JobId("j2")) == QueuePlace(1, None)
 
 
 @pytest.mark.parametrize(
@@ -173,10 +173,10 @@ def test_interactive_before_batch_and_batch_ages_upward() -> None:
     story.submit(priority=Priority.BATCH)
     story.now += 200
     story.submit("j2")
-    assert [story.brain.position(JobId(name)) for name in ("j1", "j2")] == [Place(1, None), Place(0, None)]
+    assert [story.brain.position(JobId(name)) for name in ("j1", "j2")] == [QueuePlace(1, None), QueuePlace(0, None)]
     story.now += 150
     story.submit("j3")
-    assert story.brain.position(JobId("j3")) == Place(2, None)
+    assert story.brain.position(JobId("j3")) == QueuePlace(2, None)
     assert dispatched(story.worker()) == [("j2", "w1")]
     assert dispatched(story.end("j2")) == [("j1", "w1")]
 

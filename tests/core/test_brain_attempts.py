@@ -257,7 +257,7 @@ def test_the_total_limit_waits_for_nobody_for_ever() -> None:
 
 
 def test_tokens_are_counted_over_a_restart() -> None:
-    """What the journals hold counts, though no attempt follows."""
+    """What the segments hold counts, though no attempt follows."""
     story = Story()
     record = JobRecord(a_job(), JobState.RUNNING, story.now, 1, attempts=1, model=a_worker().model)
     story.tell(happened.Restarted((record,), (), (), {J1: happened.Relayed(4, 9)}))

@@ -18,7 +18,7 @@ from brain_given import (
 
 from llorch.base.ids import DEFAULT_TENANT, JobId, PoolId, WorkerId
 from llorch.core import events as happened
-from llorch.core.brain import Counts, Place
+from llorch.core.brain import Counts, QueuePlace
 from llorch.core.effects import (
     DrainWorker,
     Duplicate,
@@ -163,7 +163,7 @@ def test_arrivals_after_a_restart_keep_their_order() -> None:
     effects = story.submit("j2")
     [record] = [e.record for e in effects if isinstance(e, Persist) and isinstance(e.record, JobRecord)]
     assert record.sequence == 42
-    assert story.brain.position(JobId("j2")) == Place(1, None)
+    assert story.brain.position(JobId("j2")) == QueuePlace(1, None)
 
 
 def test_a_thousand_retries_leave_nothing_behind() -> None:

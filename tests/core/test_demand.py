@@ -12,7 +12,7 @@ from llorch.base.ids import JobId, ModelId, PoolId, WorkerId
 from llorch.core import events as happened
 from llorch.core.demand_settings import MIB, DemandRead, DemandSettings, ModelLimits
 from llorch.core.effects import Effect, Finish, ReadPool, SpawnCause, SpawnWorker, StopCause, StopWorker
-from llorch.core.pool_facts import RAM, Bank, ModelThere, Place, PoolFacts, WorkerThere
+from llorch.core.pool_facts import RAM, Bank, ModelThere, Place, PoolRead, WorkerThere
 from llorch.core.worker import Load, WorkerState
 
 LOCAL = PoolId("local")
@@ -38,7 +38,7 @@ class Pools(Story):
             "models": tuple(ModelThere(model, 0, size * MIB) for model, size in MODELS.items()),
             "workers": tuple(WorkerThere(name, model, "cpu") for name, model in self.running.items()),
         }
-        return self.tell(PoolFacts(LOCAL, **{**given, **changes}))
+        return self.tell(PoolRead(LOCAL, **{**given, **changes}))
 
     def up(self, spawn: SpawnWorker) -> list[Effect]:
         """The worker of a spawn is there."""

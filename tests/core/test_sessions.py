@@ -7,7 +7,7 @@ from dataclasses import replace
 from brain_given import SETTINGS, Story, a_job, dispatched, refusal, with_worker
 
 from llorch.base.ids import JobId, SessionId, TenantId
-from llorch.core.effects import Effect, Persist, SessionForgotten
+from llorch.core.effects import Effect, Persist, RefuseSession, SessionForgotten
 from llorch.core.events import AttemptEnded, Restarted, SessionClosed, SessionOpened
 from llorch.core.job import Result
 from llorch.core.session import SessionLimits, SessionRecord
@@ -51,6 +51,21 @@ def test_a_used_up_budget_refuses_the_next_job() -> None:
     assert "2.0 of 2 seconds" in refusal(story.submit("j4", session_id=S)).message
     opened(story, tokens_max=25)
     assert dispatched(story.submit("j5", session_id=S)) == [("j5", "w1")]
+
+
+def test_one_too_many_of_a_tenant_is_refused() -> None:
+    """The refusal changes nothing; an open one still gets new limits, and a closed one makes room."""
+    story = Story(replace(SETTINGS, sessions_of_tenant_max=2))
+    opened(story, "a")
+    opened(story, "b")
+    before = story.brain.sessions(ME)
+    [refused] = opened(story, "c")
+    assert isinstance(refused, RefuseSession) and (refused.session_id, refused.code) == ("c", "QUOTA_EXCEEDED")
+    assert story.brain.sessions(ME) == before
+    opened(story, "a", tokens_max=7)
+    assert (record := story.brain.session(ME, SessionId("a"))) is not None and record.limits.tokens_max == 7
+    story.tell(SessionClosed(ME, SessionId("b")))
+    assert not [effect for effect in opened(story, "c") if isinstance(effect, RefuseSession)]
 
 
 def test_an_unused_session_is_forgotten_and_one_with_live_jobs_is_not() -> None:

@@ -42,8 +42,8 @@ class Job:
     params: SamplingParams
     resumed: int
 
-    def sequence(self, job_id: str, resumed_ids: tuple[int, ...] = ()) -> Sequence:
-        return Sequence(job_id, self.prompt_ids, self.max_tokens, self.params, frozenset({2}), resumed_ids)
+    def sequence(self, key: str, resumed_ids: tuple[int, ...] = ()) -> Sequence:
+        return Sequence(key, self.prompt_ids, self.max_tokens, self.params, frozenset({2}), resumed_ids)
 
 
 @pytest.fixture(params=[f"{isa}{int8}" for isa in ISAS for int8 in ("", "-int8")])
@@ -124,16 +124,16 @@ class Schedule:
             self.step()
 
     def add(self, job: Job, text: tuple[int, ...]) -> None:
-        job_id = f"job{len(self.expected)}"
+        key = f"job{len(self.expected)}"
         resumed = text[: min(job.resumed, len(text) - 1)] if text else ()
-        self.expected[job_id] = text
-        self.texts[job_id] = list(resumed)
-        assert self.planner.add(job.sequence(job_id, resumed)) is None
+        self.expected[key] = text
+        self.texts[key] = list(resumed)
+        assert self.planner.add(job.sequence(key, resumed)) is None
 
-    def cancel(self, job_id: str) -> None:
-        self.planner.cancel(job_id)
-        text = self.texts.pop(job_id)
-        assert tuple(text) == self.expected[job_id][: len(text)]
+    def cancel(self, key: str) -> None:
+        self.planner.cancel(key)
+        text = self.texts.pop(key)
+        assert tuple(text) == self.expected[key][: len(text)]
 
     def step(self) -> None:
         plan = self.planner.plan()
@@ -141,10 +141,10 @@ class Schedule:
             return
         seconds = 0.001 * (1 + plan.token_count)
         for outcome in self.planner.commit(plan, self.model.runner.run(plan), seconds):
-            self.texts[outcome.job_id] += outcome.token_ids
+            self.texts[outcome.key] += outcome.token_ids
             if outcome.stop_reason is not None:
                 assert outcome.stop_reason in (StopReason.EOS, StopReason.MAX_TOKENS)
-                assert tuple(self.texts.pop(outcome.job_id)) == self.expected[outcome.job_id], outcome.job_id
+                assert tuple(self.texts.pop(outcome.key)) == self.expected[outcome.key], outcome.key
                 self.finished += 1
 
     @property

@@ -36,6 +36,12 @@ class Bench:
         path = f"/v2/workers/{worker.worker_id}"
         until(lambda: self.orchestratord.get(path).json.get("state") == "ready", f"{worker.worker_id} ready")
 
+    def wait_for_heartbeats(self) -> None:
+        """Wait until orchestratord has heard from every worker what holds now."""
+        heard = [(worker, worker.heartbeats) for worker in self.workers]
+        # One may be on its way already, and say what held before.
+        until(lambda: all(worker.heartbeats >= before + 2 for worker, before in heard), "two heartbeats of each")
+
     def body(self, **fields: Any) -> dict[str, Any]:
         """A task for this test's model."""
         return {"prompt": PROMPT, "model": self.model, **fields}

@@ -13,7 +13,7 @@ import pytest
 from llorch.base.ids import ModelId, PoolId, WorkerId
 from llorch.core.effects import ReadPool, SpawnCause, SpawnWorker, StopCause, StopWorker, WakePool
 from llorch.core.events import Event, SpawnFailed, SpawnProgressed, SpawnStarted, StopFailed, WorkerStopped
-from llorch.core.pool_facts import PoolFacts
+from llorch.core.pool_facts import PoolRead
 from llorch.orchestratord.actuator import Actuator, _Progress
 from llorch.orchestratord.demand_file import LOCAL, Profile
 from llorch.orchestratord.metrics import LoadFigures
@@ -83,7 +83,7 @@ def test_what_does_not_fit_is_told_with_its_code_and_then_the_facts(home: Path) 
     started, failed, facts = heard(spawn("huge"), until=3)
     assert isinstance(started, SpawnStarted) and isinstance(failed, SpawnFailed)
     assert failed.code == "INSUFFICIENT_MEMORY" and "needs about" in failed.reason
-    assert isinstance(facts, PoolFacts) and facts.reachable and "huge" in {there.model for there in facts.models}
+    assert isinstance(facts, PoolRead) and facts.reachable and "huge" in {there.model for there in facts.models}
 
 
 def test_a_model_that_is_not_there_and_a_worker_that_is_not_there(home: Path) -> None:
@@ -92,8 +92,8 @@ def test_a_model_that_is_not_there_and_a_worker_that_is_not_there(home: Path) ->
     events = heard(spawn("tinyllama"), stop, until=5)
     [failed] = [event for event in events if isinstance(event, SpawnFailed)]
     assert "llorch-pool models download tinyllama" in failed.reason
-    assert [type(event) for event in events if not isinstance(event, PoolFacts)][-1] is WorkerStopped
-    assert sum(isinstance(event, PoolFacts) for event in events) == 2
+    assert [type(event) for event in events if not isinstance(event, PoolRead)][-1] is WorkerStopped
+    assert sum(isinstance(event, PoolRead) for event in events) == 2
 
 
 def test_a_pool_without_a_profile_gets_no_command(home: Path) -> None:

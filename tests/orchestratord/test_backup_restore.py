@@ -100,16 +100,16 @@ def test_files_that_are_no_backup_are_one_clear_line(cluster: Cluster) -> None:
 
 
 def test_a_damaged_output_is_expired_not_short(cluster: Cluster, benches: Callable[[Daemon], Bench]) -> None:
-    """An ended job whose token journal lost its end: 410 on its events, no text, also after another restart."""
+    """An ended job whose segment lost its end: 410 on its events, no text, also after another restart."""
     bench = benches(cluster.orchestratord())
     bench.worker()
     sound, cut = bench.submit(max_tokens=6), bench.submit(max_tokens=6)
     for job_id in (sound, cut):
         ended(bench.orchestratord, job_id)
     bench.orchestratord.kill()
-    journal = cluster.state / "segments" / f"{cut}.frames"
-    data = journal.read_bytes()
-    journal.write_bytes(data[: data.index(b"id: 5\n")])
+    segment = cluster.state / "segments" / f"{cut}.frames"
+    data = segment.read_bytes()
+    segment.write_bytes(data[: data.index(b"id: 5\n")])
     for _ in range(2):
         daemon = cluster.orchestratord()
         gone = daemon.get(f"/v2/tasks/{cut}/events")

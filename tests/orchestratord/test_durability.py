@@ -54,7 +54,7 @@ def test_jobs_wait_for_a_worker_over_restarts(cluster: Cluster, benches: Callabl
 
 
 def test_nothing_is_readable_by_others(cluster: Cluster, benches: Callable[[Daemon], Bench]) -> None:
-    """State directory 0700; database, journals, token and record 0600."""
+    """State directory 0700; database, segments, token and record 0600."""
     bench = benches(cluster.orchestratord())
     bench.worker()
     ended(bench.orchestratord, bench.submit(max_tokens=2))
@@ -100,8 +100,8 @@ def test_a_full_disk_turns_new_jobs_away(cluster: Cluster, benches: Callable[[Da
     assert bench.job(first)["status"] == "completed"
     again = until(lambda: daemon.post("/v2/tasks", bench.body(**key)).json.get("job_id"), "room")
     assert ended(daemon, again)["status"] == "completed"
-    journal = cluster.state / "segments" / f"{first}.frames"
-    until(lambda: journal.read_bytes().count(b"\n\n") == 31, "what was refused is written")
+    segment = cluster.state / "segments" / f"{first}.frames"
+    until(lambda: segment.read_bytes().count(b"\n\n") == 31, "what was refused is written")
     daemon.kill()
     shown = cluster.orchestratord().get(f"/v2/tasks/{first}").json
     assert (shown["status"], shown["text"]) == ("completed", expected_text(PROMPT, 30))
@@ -126,8 +126,8 @@ def test_an_end_that_was_not_stored_was_not_told(cluster: Cluster, benches: Call
     assert ended(bench.orchestratord, job_id)["text"] == expected_text(PROMPT, 20)
 
 
-def test_a_damaged_journal_costs_only_its_tail(cluster: Cluster, benches: Callable[[Daemon], Bench]) -> None:
-    """Rubbish in the token journal of a running job: orchestratord starts, and the job goes on to the right text."""
+def test_a_damaged_segment_costs_only_its_tail(cluster: Cluster, benches: Callable[[Daemon], Bench]) -> None:
+    """Rubbish in the segment of a running job: orchestratord starts, and the job goes on to the right text."""
     bench = benches(cluster.orchestratord())
     worker = bench.worker(token_delay_s=0.02)
     with bench.stream(max_tokens=40, detach=True) as events:
@@ -135,11 +135,11 @@ def test_a_damaged_journal_costs_only_its_tail(cluster: Cluster, benches: Callab
     port = port_of(bench.orchestratord)
     bench.orchestratord.kill()
     worker.token_delay_s = 0.0
-    journal = cluster.state / "segments" / f"{job_id}.frames"
-    data = bytearray(journal.read_bytes())
+    segment = cluster.state / "segments" / f"{job_id}.frames"
+    data = bytearray(segment.read_bytes())
     place = data.index(b"id: 6\n")
     data[place : place + 30] = bytes(30)
-    journal.write_bytes(data)
+    segment.write_bytes(data)
     bench.orchestratord = cluster.orchestratord(port=port)
     assert ended(bench.orchestratord, job_id)["text"] == expected_text(PROMPT, 40)
     assert "damaged" in bench.orchestratord.log

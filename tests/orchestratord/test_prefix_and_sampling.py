@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,6 @@ from fakes import Fault, Trouble, token_logprobs
 from job_bench import PROMPT, Bench
 
 from llorch.wire import prefix
-from llorch.wire.announce import HEARTBEAT_S
 from llorch.wire.messages import Message
 
 COUNT = 20
@@ -49,7 +47,7 @@ def test_every_attempt_is_asked_for_the_same(bench: Bench) -> None:
 
 
 def test_fields_and_figures_outlive_kill_9(cluster: Cluster, benches: Callable[[Daemon], Bench]) -> None:
-    """The restarted orchestratord asks for the same, and the journal gives back what was relayed before."""
+    """The restarted orchestratord asks for the same, and the segment gives back what was relayed before."""
     first = benches(cluster.orchestratord())
     worker = first.worker(token_delay_s=0.02)
     job_id = first.submit(max_tokens=COUNT, **SAMPLING)
@@ -79,7 +77,7 @@ def test_a_job_follows_its_prefix(bench: Bench) -> None:
     turns = [Message(**message) for message in messages]
     one, two = bench.worker(), bench.worker()
     two.prefixes = prefix.digests(None, turns[:1])
-    time.sleep(2 * HEARTBEAT_S)
+    bench.wait_for_heartbeats()
     fields = {"prompt": None, "messages": messages, "max_tokens": 1}
     for _ in range(3):
         job_id = bench.submit(**fields)
@@ -104,6 +102,6 @@ def test_a_waiting_job_follows_its_prefix_after_a_restart(cluster: Cluster, benc
     second = benches(cluster.orchestratord())
     for held in ((), digests[:2]):
         second.worker(prefixes=held)
-    time.sleep(2 * HEARTBEAT_S)
+    second.wait_for_heartbeats()
     assert second.orchestratord.post("/v2/pools", {**pool, "draining": False}).status == 201
     assert ended(second.orchestratord, job_id)["worker_id"] == second.workers[1].worker_id

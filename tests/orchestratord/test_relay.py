@@ -17,18 +17,18 @@ from llorch.base.ids import JobId
 from llorch.orchestratord.relay import Ended, Failed, FirstToken, Relay, Started
 from llorch.orchestratord.streams import JobStream, Reader, Streams
 from llorch.store.segments import Segments
-from llorch.wire import execute, sse
+from llorch.wire import events, sse
 from llorch.wire.sse import EventReader
 
 
 @pytest.fixture
 def stream(tmp_path: Path) -> JobStream:
-    """A stream with an empty journal."""
+    """A stream with an empty segment."""
     return make_stream(tmp_path)
 
 
 def make_stream(folder: Path) -> JobStream:
-    """A stream with an empty journal in a fresh folder."""
+    """A stream with an empty segment in a fresh folder."""
     return JobStream(JobId("job-1"), Segments(Path(tempfile.mkdtemp(dir=folder))).create(JobId("job-1")))
 
 
@@ -46,10 +46,10 @@ def test_signals_come_once_and_in_order(stream: JobStream) -> None:
     """started, first token, end: each is told once per attempt; the worker's terminal event is not relayed."""
     relay = relay_to(stream)
     frames = [
-        execute.started("x", "m", "t"),
-        *(execute.token("a", n, [n]) for n in range(3)),
-        execute.end(execute.StopReason.EOS, tokens_out=3, decode_time_ms=1, prompt_tokens=1, ttft_ms=1, seed=1),
-        execute.token("late", 3, [3]),
+        events.started("x", "m", "t"),
+        *(events.token("a", n, [n]) for n in range(3)),
+        events.end(events.StopReason.EOS, tokens_out=3, decode_time_ms=1, prompt_tokens=1, ttft_ms=1, seed=1),
+        events.token("late", 3, [3]),
     ]
     signals = relay.feed(b"".join(sse.encode(frame) for frame in frames))
     assert [type(signal) for signal in signals] == [Started, FirstToken, Ended]
@@ -60,11 +60,11 @@ def test_signals_come_once_and_in_order(stream: JobStream) -> None:
 def test_a_muted_relay_lets_nothing_out(stream: JobStream) -> None:
     """After a cancel no token follows, but the worker's end is still heard."""
     relay = relay_to(stream)
-    relay.feed(sse.encode(execute.started("x", "m", "t")) + sse.encode(execute.token("a", 0, [0])))
+    relay.feed(sse.encode(events.started("x", "m", "t")) + sse.encode(events.token("a", 0, [0])))
     before = stream.segment.read_all()
     relay.mute()
-    end = execute.end(execute.StopReason.CANCELLED, tokens_out=2, decode_time_ms=1, prompt_tokens=1, ttft_ms=1, seed=1)
-    (signal,) = relay.feed(sse.encode(execute.token("b", 1, [1])) + sse.encode(end))
+    end = events.end(events.StopReason.CANCELLED, tokens_out=2, decode_time_ms=1, prompt_tokens=1, ttft_ms=1, seed=1)
+    (signal,) = relay.feed(sse.encode(events.token("b", 1, [1])) + sse.encode(end))
     assert isinstance(signal, Ended) and signal.result.stop_reason == "CANCELLED"
     assert stream.segment.read_all() == before
 
@@ -88,7 +88,7 @@ EVENTS = st.one_of(
 @settings(deadline=None, max_examples=300)
 @given(st.lists(st.one_of(EVENTS, st.binary(max_size=12)), max_size=12), st.integers(1, 40))
 def test_whatever_a_worker_sends(sent: list[Any], cut: int) -> None:
-    """Any bytes in any slices: a signal or one of our errors, and the journal counts 1..n without a gap."""
+    """Any bytes in any slices: a signal or one of our errors, and the segment counts 1..n without a gap."""
     with tempfile.TemporaryDirectory() as folder:
         stream = make_stream(Path(folder))
         relay = relay_to(stream)
@@ -106,7 +106,7 @@ def test_whatever_a_worker_sends(sent: list[Any], cut: int) -> None:
 
 def test_a_workers_error_is_read_strictly(stream: JobStream) -> None:
     """A code that is none becomes INFERENCE_FAILED; text that cannot be stored is no event at all."""
-    (signal,) = relay_to(stream).feed(sse.encode(execute.error("no such\ncode", "why", retriable=False)))
+    (signal,) = relay_to(stream).feed(sse.encode(events.error("no such\ncode", "why", retriable=False)))
     assert isinstance(signal, Failed)
     assert (signal.failure.code, signal.failure.message) == ("INFERENCE_FAILED", "why")
     with pytest.raises(sse.BadFrame):
@@ -124,11 +124,11 @@ def drain(reader: Reader) -> bytes:
 
 def steps(stream: JobStream, count: int) -> Iterator[None]:
     """Append frame by frame, with a metrics frame after each."""
-    stream.append(sse.encode(execute.started("job-1", "m", "t"), 1), 1)
+    stream.append(sse.encode(events.started("job-1", "m", "t"), 1), 1)
     yield
     for index in range(count):
-        stream.append(sse.encode(execute.token("a", index, [index]), index + 2), index + 2)
-        stream.offer(sse.encode(execute.metrics(index, 1, 1.0, 1)))
+        stream.append(sse.encode(events.token("a", index, [index]), index + 2), index + 2)
+        stream.offer(sse.encode(events.metrics(index, 1, 1.0, 1)))
         yield
 
 
@@ -206,10 +206,10 @@ def test_pushed_or_read_every_frame_goes_out_once(accepts: list[bool], waits: li
             group.create_task(read())
             relay = relay_to(stream)
             for index, wait in enumerate(waits):
-                relay.feed(sse.encode(execute.token("a", index, [index])))
+                relay.feed(sse.encode(events.token("a", index, [index])))
                 for _ in range(3 if wait else 0):
                     await asyncio.sleep(0)
-            stream.finish(execute.error("INFERENCE_FAILED", "over", retriable=False))
+            stream.finish(events.error("INFERENCE_FAILED", "over", retriable=False))
         return bytes(out)
 
     with tempfile.TemporaryDirectory() as folder:
@@ -233,8 +233,8 @@ def test_a_frame_without_id_is_not_overtaken(stream: JobStream) -> None:
             group.create_task(read())
             await asyncio.sleep(0)
             stream.offer(sse.PING)
-            relay_to(stream).feed(sse.encode(execute.token("a", 0, [0])))
-            stream.finish(execute.error("INFERENCE_FAILED", "over", retriable=False))
+            relay_to(stream).feed(sse.encode(events.token("a", 0, [0])))
+            stream.finish(events.error("INFERENCE_FAILED", "over", retriable=False))
         return bytes(out)
 
     out = asyncio.run(run())

@@ -18,7 +18,7 @@ from llorch.core import effects as to_do
 from llorch.core import events as happened
 from llorch.core.demand_settings import DemandRead, DemandSettings, ModelLimits
 from llorch.core.job import JobSpec
-from llorch.core.pool_facts import RAM, Bank, ModelThere, Place, PoolFacts, WorkerThere
+from llorch.core.pool_facts import RAM, Bank, ModelThere, Place, PoolRead, WorkerThere
 from llorch.core.worker import WorkerSpec
 
 if TYPE_CHECKING:
@@ -68,11 +68,11 @@ class FakePool:
         """What its processes really take."""
         return sum(self.models[self.models_of[worker_id]] for worker_id in self.processes)
 
-    def facts(self, *, reachable: bool) -> PoolFacts:
+    def facts(self, *, reachable: bool) -> PoolRead:
         """What its command line would say of it."""
         if not reachable:
-            return PoolFacts(self.name, reachable=False, wakeable=self.wakeable, reason="no answer")
-        return PoolFacts(
+            return PoolRead(self.name, reachable=False, wakeable=self.wakeable, reason="no answer")
+        return PoolRead(
             self.name,
             wakeable=self.wakeable,
             banks=(Bank(RAM, self.total, self.total - self.used),),

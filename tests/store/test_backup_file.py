@@ -45,9 +45,9 @@ def state(folder: Path) -> Path:
 
 
 def test_what_goes_in_comes_out(tmp_path: Path) -> None:
-    """Jobs, the journals that still count, the token, the policy; strays and expired outputs do not. Private."""
+    """Jobs, the segments that still count, the token, the policy; strays and expired outputs do not. Private."""
     made = backup.make(state(tmp_path / "state"), tmp_path / "b.tar")
-    assert (made.jobs, made.live_jobs, made.journals) == (3, 1, 1)
+    assert (made.jobs, made.live_jobs, made.segments) == (3, 1, 1)
     assert (tmp_path / "b.tar").stat().st_mode & 0o777 == 0o600
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.tar", "state"]
     found = backup.unpack(tmp_path / "b.tar", tmp_path / "new")
@@ -87,7 +87,7 @@ def test_a_backup_beside_a_writer_is_of_one_moment(tmp_path: Path) -> None:
     assert backup.unpack(tmp_path / "b.tar", tmp_path / "new").jobs == made.jobs
 
 
-def test_a_torn_journal_is_copied_up_to_its_last_sound_frame(tmp_path: Path) -> None:
+def test_a_torn_segment_is_copied_up_to_its_last_sound_frame(tmp_path: Path) -> None:
     """A daemon may be in the middle of a frame."""
     folder = state(tmp_path / "state")
     with open(folder / "segments" / "job-2.frames", "ab") as file:

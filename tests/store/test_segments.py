@@ -1,4 +1,4 @@
-"""The token journal: what was appended is there after kill -9, whole frames only, at any place in it."""
+"""The segment: what was appended is there after kill -9, whole frames only, at any place in it."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from llorch.base.errors import HostError, StorageUnavailable
 from llorch.base.ids import JobId
 from llorch.store import segments
 from llorch.store.segments import Segment, Segments
-from llorch.wire import execute, sse
+from llorch.wire import events, sse
 
 JOB = JobId("job-1")
 
 
 def token_frame(index: int) -> bytes:
     """Token `index` as clients get it."""
-    return sse.encode(execute.token(f" é{index}\n", index, [index, index + 1000]), index + 2)
+    return sse.encode(events.token(f" é{index}\n", index, [index, index + 1000]), index + 2)
 
 
 def fill(segment: Segment, count: int) -> bytes:
     """`started` and so many tokens; all bytes."""
-    started = sse.encode(execute.started(segment.job_id, "m", "t"), 1)
+    started = sse.encode(events.started(segment.job_id, "m", "t"), 1)
     segment.append(started, 1)
     for index in range(count):
         segment.append(token_frame(index), index + 2)
@@ -73,7 +73,7 @@ def test_files_are_private_and_removed(tmp_path: Path) -> None:
     assert folder.names() == []
 
 
-def test_a_removed_journal_stays_removed(tmp_path: Path) -> None:
+def test_a_removed_segment_stays_removed(tmp_path: Path) -> None:
     """Whoever still reads it is told, instead of waiting for ever at an empty file; so with one that was cut."""
     owner = Segments(tmp_path / "s")
     segment = owner.create(JOB)
@@ -89,7 +89,7 @@ def test_a_removed_journal_stays_removed(tmp_path: Path) -> None:
 
 
 def test_open_files_are_bounded(tmp_path: Path) -> None:
-    """More journals than may be open at once: all of them can still be appended to and read."""
+    """More segments than may be open at once: all of them can still be appended to and read."""
     folder = Segments(tmp_path / "s", open_files_max=4)
     many = [folder.create(JobId(f"job-{n}")) for n in range(20)]
     before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
@@ -101,7 +101,7 @@ def test_open_files_are_bounded(tmp_path: Path) -> None:
 
 
 def test_a_refusing_disk_spills_into_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the disk refuses, frames stay readable from memory up to a bound; past it the journal says no."""
+    """When the disk refuses, frames stay readable from memory up to a bound; past it the segment says no."""
     monkeypatch.setattr(segments, "SPILL_SIZE_MAX", 400)
     folder = Segments(tmp_path / "s")
     segment = folder.create(JOB)
@@ -137,7 +137,7 @@ def test_recovery_keeps_what_is_sound_before_any_damage(tmp_path: Path, damage: 
 
 
 def test_what_the_disk_refused_is_written_later(tmp_path: Path) -> None:
-    """Opening a journal that is partly in memory gives all of it; once the disk takes it, it is in the file."""
+    """Opening a segment that is partly in memory gives all of it; once the disk takes it, it is in the file."""
     folder = Segments(tmp_path / "s")
     segment = folder.create(JOB)
     fill(segment, 1)
@@ -156,7 +156,7 @@ def test_what_the_disk_refused_is_written_later(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:
-    """Something else lies where the journals belong: HostError, which the daemon prints as one line."""
+    """Something else lies where the segments belong: HostError, which the daemon prints as one line."""
     (tmp_path / "s").write_text("a file")
     with pytest.raises(HostError, match="cannot be made"):
         Segments(tmp_path / "s")

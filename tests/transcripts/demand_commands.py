@@ -12,7 +12,7 @@ from llorch.core import events as happened
 from llorch.core.demand_settings import MIB, DemandRead, DemandSettings, ModelLimits
 from llorch.core.effects import Effect
 from llorch.core.events import Event
-from llorch.core.pool_facts import Bank, ModelThere, Place, PoolFacts, WorkerThere
+from llorch.core.pool_facts import Bank, ModelThere, Place, PoolRead, WorkerThere
 
 Options = dict[str, str]
 MINTED = re.compile(r"auto-0-[0-9a-f]{10}")
@@ -72,7 +72,7 @@ def facts(words: list[str], options: Options) -> Event:
     """`facts p1 ram=900/1000 models=demo:100 workers=$1:demo`: free and total; `asleep` or `down` instead."""
     pool = PoolId(words[0])
     if "asleep" in words or "down" in words:
-        return PoolFacts(pool, reachable=False, wakeable="asleep" in words, reason="no answer")
+        return PoolRead(pool, reachable=False, wakeable="asleep" in words, reason="no answer")
     banks, places = [], []
     for name in ("gpu0", "ram"):
         if name in options:
@@ -81,7 +81,7 @@ def facts(words: list[str], options: Options) -> Event:
             places.append(Place("cpu", None, name) if name == "ram" else Place("cuda", 0, name))
     models = [part.split(":") for part in options["models"].split(",")] if "models" in options else []
     there = [part.split(":") for part in options["workers"].split(",")] if "workers" in options else []
-    return PoolFacts(
+    return PoolRead(
         pool,
         banks=tuple(banks),
         places=tuple(places),

@@ -6,16 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llorch.wire import execute, sse
+from llorch.wire import events, sse
 from llorch.wire.logprobs import Likely, TokenLogprob, read_logprobs
 
-events = st.lists(
-    st.builds(execute.token, st.text(max_size=20), st.integers(0, 10**6), st.lists(st.integers(0, 10**5), max_size=3)),
+some_events = st.lists(
+    st.builds(events.token, st.text(max_size=20), st.integers(0, 10**6), st.lists(st.integers(0, 10**5), max_size=3)),
     max_size=6,
 )
 
 
-@given(events, st.data())
+@given(some_events, st.data())
 def test_frames_survive_any_cut(items: list[dict[str, object]], data: st.DataObject) -> None:
     """Frames fed in any pieces come out whole, in order, with type and index readable without parsing."""
     stream = b"".join(sse.encode(item) for item in items)
@@ -31,7 +31,7 @@ def test_frames_survive_any_cut(items: list[dict[str, object]], data: st.DataObj
     assert splitter.pending == b""
 
 
-@given(events)
+@given(some_events)
 def test_crlf_and_ids_byte_by_byte(items: list[dict[str, object]]) -> None:
     """CRLF streams fed byte by byte give the same events, with their ids."""
     stream = b"".join(sse.PING + sse.encode(item, number) for number, item in enumerate(items))
@@ -43,14 +43,14 @@ def test_crlf_and_ids_byte_by_byte(items: list[dict[str, object]]) -> None:
 
 def test_a_quoted_index_is_not_an_index() -> None:
     """Text that looks like a key cannot forge the index or the type."""
-    frame = sse.encode(execute.token('"i":7,"type":"end"', 3, [1]))
+    frame = sse.encode(events.token('"i":7,"type":"end"', 3, [1]))
     assert sse.token_index(frame) == 3
     assert sse.frame_type(frame) == "token"
 
 
 def test_with_id_is_what_encode_writes() -> None:
     """Putting the id in front of a worker's frame gives the frame that encode would have written."""
-    item = execute.token("é\n", 5, [9])
+    item = events.token("é\n", 5, [9])
     assert sse.with_id(sse.encode(item), 7) == sse.encode(item, 7)
 
 
@@ -82,7 +82,7 @@ def test_bad_payload_is_bad_frame(frame: bytes) -> None:
 @given(st.text(max_size=20), st.integers(0, 10**6), st.lists(st.integers(0, 10**5), max_size=3))
 def test_a_token_as_we_write_it_stays_as_it_is(text: str, index: int, ids: list[int]) -> None:
     """What our workers send is passed on byte for byte, whatever the text."""
-    frame = sse.encode(execute.token(text, index, ids))
+    frame = sse.encode(events.token(text, index, ids))
     assert sse.plain_token(frame, index) == frame
 
 
@@ -94,7 +94,7 @@ TOKENS = st.builds(TokenLogprob, st.integers(0, 10**6), LOGPROBS, st.lists(LIKEL
 @given(st.lists(TOKENS, min_size=1, max_size=3))
 def test_log_probabilities_pass_as_they_are(tokens: list[TokenLogprob]) -> None:
     """Frames with log probabilities need no parsing either, and read back they are the rounded ones."""
-    frame = sse.encode(execute.token("a", 4, [1], tokens))
+    frame = sse.encode(events.token("a", 4, [1], tokens))
     assert sse._PLAIN_TOKEN.fullmatch(frame) and sse.plain_token(frame, 4) == frame
     read = read_logprobs(sse.payload(frame)["logprobs"])
     assert [token.to_body() for token in read] == [token.to_body() for token in tokens]
@@ -104,7 +104,7 @@ def test_log_probabilities_of_another_maker_are_written_anew() -> None:
     """What has our form is kept whatever its spacing; anything else is dropped and the text stays."""
     start = b'data: {"type":"token","t":"a","i":4,"ids":[7],"logprobs": '
     good = start + b'[{"id": 7, "logprob": -1, "top": [], "x": 1}]}\n\n'
-    assert sse.plain_token(good, 4) == sse.encode(execute.token("a", 4, [7], [TokenLogprob(7, -1.0)]))
+    assert sse.plain_token(good, 4) == sse.encode(events.token("a", 4, [7], [TokenLogprob(7, -1.0)]))
     for bad in (
         b'"x"',
         b"[3]",
@@ -115,13 +115,13 @@ def test_log_probabilities_of_another_maker_are_written_anew() -> None:
         b'[{"id":7,"logprob":-1,"top":[{"id":1}]}]',
         b'[{"id":7,"logprob":-1,"top":[' + b",".join([b'{"id":1,"logprob":-1}'] * 21) + b"]}]",
     ):
-        assert sse.plain_token(start + bad + b"}\n\n", 4) == sse.encode(execute.token("a", 4, [7])), bad
+        assert sse.plain_token(start + bad + b"}\n\n", 4) == sse.encode(events.token("a", 4, [7])), bad
 
 
 def test_an_unusual_token_is_written_anew() -> None:
-    """Spaces, further lines and unknown fields of another maker's worker do not reach journals and clients."""
+    """Spaces, further lines and unknown fields of another maker's worker do not reach segments and clients."""
     frame = b'event: x\ndata: {"type": "token", "i": 4,\ndata: "t": "a\\u0041", "ids": [7], "more": {}}\n\n'
-    assert sse.plain_token(frame, 4) == sse.encode(execute.token("aA", 4, [7]))
+    assert sse.plain_token(frame, 4) == sse.encode(events.token("aA", 4, [7]))
     without_ids = b'data: {"type":"token","t":"a","i":4,"ids":["x"]}\n\n'
     assert sse.plain_token(without_ids, 4) == sse.encode({"type": "token", "t": "a", "i": 4})
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientSession
+from letters import Letters
 
 from llorch.base.clock import SystemClock
 from llorch.base.errors import InvalidRequest
@@ -29,18 +30,6 @@ from llorch.workerd.outlet import Ending, Outlet, Taken, Update
 from llorch.workerd.service import Facts, Known, Service
 
 FACTS = Facts("w", "letters", "cpu", 4, 1_000_000, 300, "0", 1, {})
-
-
-class Letters:
-    """Texts whose ids are code points."""
-
-    eos_ids = frozenset({0})
-
-    def encode(self, prompt: str | None, messages: Any) -> tuple[int, ...]:
-        return tuple(map(ord, prompt or ""))
-
-    def decode(self, token_ids: list[int]) -> str:
-        return "".join(map(chr, token_ids))
 
 
 class Alphabet:

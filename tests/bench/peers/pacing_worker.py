@@ -17,7 +17,7 @@ from aiohttp import web
 from peers import loop
 
 from llorch import PROTOCOL
-from llorch.wire import execute, sse
+from llorch.wire import events, execute, sse
 from llorch.wire.announce import HEARTBEAT_S, Announcement
 
 SLOTS = 4096
@@ -31,18 +31,18 @@ async def run(request: web.Request) -> web.StreamResponse:
     job = execute.parse_execute(await request.json())
     response = web.StreamResponse(headers=sse.HEADERS)
     await response.prepare(request)
-    await response.write(sse.encode(execute.started(job.job_id, "demo", "2026-01-01T00:00:00Z")))
+    await response.write(sse.encode(events.started(job.job_id, "demo", "2026-01-01T00:00:00Z")))
     running, period_s = asyncio.get_running_loop(), 1 / request.app[RATE]
     due = running.time() + random.random() * period_s
-    reason, count = execute.StopReason.MAX_TOKENS, 0
+    reason, count = events.StopReason.MAX_TOKENS, 0
     for count in range(1, (job.max_tokens or 256) + 1):
         if job.job_id in request.app[CANCELLED]:
-            reason, count = execute.StopReason.CANCELLED, count - 1
+            reason, count = events.StopReason.CANCELLED, count - 1
             break
         await asyncio.sleep(due - running.time())
         due += period_s
-        await response.write(sse.encode(execute.token(str(monotonic_ns()), count - 1, [count])))
-    end = execute.end(reason, tokens_out=count, decode_time_ms=1, prompt_tokens=1, ttft_ms=1, seed=1)
+        await response.write(sse.encode(events.token(str(monotonic_ns()), count - 1, [count])))
+    end = events.end(reason, tokens_out=count, decode_time_ms=1, prompt_tokens=1, ttft_ms=1, seed=1)
     await response.write(sse.encode(end))
     await response.write_eof()
     return response
