@@ -16,6 +16,10 @@ if __name__ == "__main__":
     from llorch.applets import main
 
     code = main()
+    if getattr(sys, "frozen", False):
+        from llorch.host.interrupts import ignore_presses
+
+        ignore_presses()
     # Python's last collection visits every object, and the system frees them all anyway: 30 ms after a command by SSH.
     import gc
 

@@ -234,6 +234,10 @@ def _run(role: Applet, args: list[str], prog: str) -> int:
     except LlorchError as error:
         _show_traceback_when_debugging()
         code = _complain(error.message, error.exit_code)
+    except UnicodeEncodeError as error:  # bytes of an argument or a file's name that are no text
+        if not any("\ud800" <= character <= "\udfff" for character in error.object):
+            raise
+        code = _complain("text that is not UTF-8 cannot be sent or shown; is it an argument?", USAGE)
     except KeyboardInterrupt:
         code = INTERRUPTED
     except BrokenPipeError:

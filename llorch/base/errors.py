@@ -229,7 +229,7 @@ class Draining(Unavailable):
 
 
 class StorageUnavailable(Unavailable):
-    """The job cannot be stored now."""
+    """The job cannot be stored now; is the disk of orchestratord's state full?"""
 
     code = "STORAGE_UNAVAILABLE"
 

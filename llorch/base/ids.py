@@ -41,6 +41,11 @@ def new_session_id() -> SessionId:
     return SessionId(f"session-{_uuid4()}")
 
 
+def new_idempotency_key() -> str:
+    """A fresh `once-<uuid4>`: a request that is sent twice makes one job."""
+    return f"once-{_uuid4()}"
+
+
 def new_worker_id(backend: str) -> WorkerId:
     """A fresh `worker-<backend>-<hex>`."""
     return WorkerId(f"worker-{backend}-{os.urandom(4).hex()}")

@@ -63,7 +63,7 @@ def parse(url: str, key: str | None = None) -> Endpoint:
         port = parts.port
     except ValueError:
         raise ConfigError(f"'{url}' is not a URL") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    if parts.scheme not in ("http", "https") or not _is_host(parts.hostname) or parts.query or parts.fragment:
         raise ConfigError(f"'{url}' is not a URL like http://HOST:PORT")
     if parts.username is not None or parts.password is not None:
         raise ConfigError("a key never belongs into a URL; use LLORCH_API_KEY or a key file")
@@ -71,11 +71,23 @@ def parse(url: str, key: str | None = None) -> Endpoint:
         raise ConfigError("the API key holds characters that no key has")
     return Endpoint(
         scheme=parts.scheme,
-        host=parts.hostname,
+        host=parts.hostname or "",
         port=port if port is not None else {"http": 80, "https": 443}[parts.scheme],
         prefix=parts.path.rstrip("/"),
         key=key,
     )
+
+
+def _is_host(name: str | None) -> bool:
+    """Can it be looked up? The system's function does not say no, but breaks."""
+    if not name:
+        return False
+    if name.isascii():  # the codec for the others takes 5 ms to import
+        return all(0 < len(label) < 64 for label in name.removesuffix(".").split("."))
+    try:
+        return bool(name.encode("idna"))
+    except UnicodeError:
+        return False
 
 
 def configured_url(env: Mapping[str, str], flag: str | None = None) -> str | None:

@@ -32,6 +32,8 @@ def _response(endpoint: Endpoint, call: Call, timeout_s: float) -> Iterator[http
     """Send `call` and give its response; I/O failures inside the block become Unreachable."""
     with closing(_connection(endpoint, min(CONNECT_TIMEOUT_S, timeout_s))) as connection:
         try:
+            import encodings.idna  # noqa: F401  (a look-up needs it; here it says why it cannot be loaded)
+
             connection.connect()
             connection.sock.settimeout(timeout_s)
             headers = {**endpoint.headers(), **call.headers}

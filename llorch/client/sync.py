@@ -20,6 +20,8 @@ from llorch.client.request import InferenceRequest
 from llorch.client.resume import Resume
 from llorch.wire.sessions import SessionRequest
 
+WITHDRAW_TIMEOUT_S = 5.0  # somebody has pressed Ctrl-C and waits
+
 
 class OnClose(Enum):
     """What closing a stream before its end means for the job."""
@@ -117,8 +119,22 @@ class Client:
         return JobHandle(answers.accepted(http.fetch(self.endpoint, calls.submit(request))), self)
 
     def stream(self, request: InferenceRequest) -> EventStream:
-        """Submit a job and follow it to its end; closing the iterator early cancels the job."""
-        return self.follow(self.enqueue(request).job_id, on_close=OnClose.CANCEL)
+        """Submit a job and follow it to its end; closing the iterator early cancels the job.
+
+        So does Ctrl-C before its id is known, when the request has an idempotency key to find it by.
+        """
+        try:
+            return self.follow(self.enqueue(request).job_id, on_close=OnClose.CANCEL)
+        except (KeyboardInterrupt, SystemExit):
+            if request.idempotency_key is not None:
+                self._withdraw(request)
+            raise
+
+    def _withdraw(self, request: InferenceRequest) -> None:
+        """Cancel the job whose 202 nobody waited for; where it never arrived, its key makes one that ends at once."""
+        with suppress(LlorchError):
+            answer = http.fetch(self.endpoint, calls.submit(request), WITHDRAW_TIMEOUT_S)
+            http.fetch(self.endpoint, calls.cancel(answers.accepted(answer).job_id), WITHDRAW_TIMEOUT_S)
 
     def follow(self, job_id: str, *, on_close: OnClose = OnClose.LEAVE) -> EventStream:
         """The events of a job from its first one, across dropped connections and restarts of orchestratord."""

@@ -23,16 +23,17 @@ _LICENCE_TAG = "license:"
 def look_up(repo: str, revision: str | None = None) -> Snapshot:
     """What to fetch of `repo` at `revision` (branch, tag or commit; None is the default branch), pinned to a commit.
 
-    Raises NotFound (no such repository or revision), Unreachable (offline) or HostError (gated, no safetensors).
+    Raises NotFound (no such repository or revision), Unreachable (offline) or HostError (gated, no safetensors, not a
+    hub's answer).
     """
     runtime.ensure("net")
     from huggingface_hub import HfApi
 
-    with _hub_errors(repo):
+    with _hub_errors(repo), _nonsense(repo):
         info = HfApi(library_name="llorch").model_info(
             repo, revision=revision, files_metadata=True, timeout=LOOK_UP_TIMEOUT_S
         )
-    listed = [_remote_file(sibling) for sibling in info.siblings or ()]
+        listed = [_remote_file(sibling) for sibling in info.siblings or ()]
     files = select([file for file in listed if file is not None])
     if not files or not info.sha:
         raise HostError(f"{repo} has no safetensors weights; other formats can hold code and are not downloaded")
@@ -117,6 +118,20 @@ def _remote_file(sibling: Any) -> RemoteFile | None:
 
 
 @contextmanager
+def _nonsense(repo: str) -> Iterator[None]:
+    """The library trusts what it is told: an answer that is no hub's, such as a login page, ends in any of these."""
+    from huggingface_hub import constants, errors
+
+    try:
+        yield
+    except (errors.HfHubHTTPError, errors.HFValidationError):
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError):
+        hint = "is HF_ENDPOINT right, and does this network want a login first?"
+        raise HostError(f"{constants.ENDPOINT} does not answer as a hub when asked for {repo}; {hint}") from None
+
+
+@contextmanager
 def _hub_errors(repo: str) -> Iterator[None]:
     """The hub's and the network's errors in the operator's words."""
     import httpx2
@@ -139,7 +154,9 @@ def _hub_errors(repo: str) -> Iterator[None]:
     except errors.OfflineModeIsEnabled:
         raise Unreachable("HF_HUB_OFFLINE is set, so the hub is not asked; unset it to download") from None
     except errors.HfHubHTTPError as error:
-        raise HostError(f"{hub} answered {error.response.status_code} for {repo}") from None
+        status = error.response.status_code
+        hint = "; try again in a minute" if status in BUSY else ""
+        raise HostError(f"{hub} answered {status} for {repo}{hint}") from None
     except (httpx2.TransportError, httpx2.InvalidURL) as error:
         reason = str(error) or type(error).__name__
         raise Unreachable(f"the hub {hub} does not answer ({reason}); are we offline?") from None

@@ -48,6 +48,11 @@ def count_presses_once() -> None:
         signal.signal(signal.SIGINT, _raising(lambda number: KeyboardInterrupt()))
 
 
+def ignore_presses() -> None:
+    """The program's work is done: Ctrl-C's echo must not kill it while Python tidies up, which forgets our handler."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 @contextmanager
 def _handled(numbers: Iterable[int], handler: Handler) -> Iterator[None]:
     """Inside the block these signals are the handler's, and behind it again whose they were."""

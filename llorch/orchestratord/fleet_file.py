@@ -124,9 +124,10 @@ def parse_fleet(data: Mapping[str, Any], where: str) -> Fleet:
         if key not in _TABLES:
             raise ConfigError(f"{where}: unknown key '{key}'{did_you_mean(key, list(_TABLES))}")
     rows = {name: _rows(data, name, where) for name in _TABLES}
+    count = sum(row["count"] for row in rows["workers"])
+    if count > COUNT_MAX:  # before they are made: a short file can ask for more than the memory holds
+        raise ConfigError(f"{where}: {count} workers; at most {COUNT_MAX} can be simulated")
     workers = [worker for number, row in enumerate(rows["workers"]) for worker in _workers(row, number)]
-    if len(workers) > COUNT_MAX:
-        raise ConfigError(f"{where}: {len(workers)} workers; at most {COUNT_MAX} can be simulated")
     served = sorted({worker.spec.model for worker in workers})
     streams = tuple(Stream(**row) for row in rows["arrivals"])
     for number, stream in enumerate(streams, start=1):

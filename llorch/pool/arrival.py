@@ -42,7 +42,8 @@ def check_room(snapshot: fetch.Snapshot, folder: Path, shown: progress.Progress)
     free = disk.free_bytes(folder)
     if missing and missing + _SPARE_BYTES > free:
         raise HostError(
-            f"not enough disk space: {progress.megabytes(missing)} are missing, {progress.megabytes(free)} are free"
+            f"not enough disk space: {progress.megabytes(missing)} to fetch and {progress.megabytes(_SPARE_BYTES)} to "
+            f"spare, {progress.megabytes(free)} are free; free some, or set LLORCH_HOME to a folder on another disk"
         )
     memory = available_memory_bytes()
     if snapshot.size_bytes > memory:

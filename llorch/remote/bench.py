@@ -132,12 +132,16 @@ def _print(subjects: Sequence[Subject], arguments: argparse.Namespace) -> None:
     keys = ("worker", "model", "backend", "prompt_tokens", "ttft_ms", "tokens_per_s")
     heads = ("WORKER", "MODEL", "BACKEND", "PROMPT TOKENS", "TTFT ms", "TOK/S")
     terminal.write_table(heads, [[terminal.shown(row[key]) for key in keys] for row in rows])
+    texts = {True: "; texts are the same", False: "; texts differ", None: ""}[same]
     terminal.tell(
         f"medians of {arguments.rounds} rounds in turns, one stream at a time, greedy, at most {arguments.max_tokens} "
-        f"tokens, one round before to warm up; texts {'are the same' if same else 'differ'}"
+        f"tokens, one round before to warm up{texts}"
     )
 
 
-def _same_text(subjects: Sequence[Subject]) -> bool:
-    """Did all workers say the same in every round? Another backend may round another way."""
-    return len({tuple(run.text for run in subject.runs) for subject in subjects}) == 1
+def _same_text(subjects: Sequence[Subject]) -> bool | None:
+    """Did all workers say the same in every round (another backend may round another way)? None: nothing to compare."""
+    whole = [subject for subject in subjects if subject.failure is None]
+    if len(whole) < 2:
+        return None
+    return len({tuple(run.text for run in subject.runs) for subject in whole}) == 1

@@ -14,6 +14,7 @@ from llorch.base import callback, worker_token
 from llorch.base.addresses import is_loopback
 from llorch.base.errors import HostError, InvalidRequest, LlorchError, TryLater
 from llorch.client.sync import Client
+from llorch.host import ssh
 from llorch.host.pool_session import Done, open_session
 from llorch.remote import served, survey, terminal
 from llorch.remote.survey import Backend, Offer, Place
@@ -120,9 +121,11 @@ def _object(done: Done) -> dict[str, Any]:
 
 
 async def alive_at(place: Place, model: str) -> list[Mapping[str, Any]]:
-    """Records of the workers that serve `model` on a pool, loading ones included."""
+    """Records of the workers that serve `model` on a pool, loading ones included. Raises LlorchError."""
     async with open_session(place.target) as session:
         done = await session.run(["worker", "list", "--json"])
+    if done.exit_code != 0:
+        raise survey.failure_of(place, done)
     rows = _object(done).get("workers") or []
     return [row for row in rows if row.get("model") == model and row.get("status") != "Dead"]
 
@@ -130,13 +133,14 @@ async def alive_at(place: Place, model: str) -> list[Mapping[str, Any]]:
 def await_known(
     client: Client, place: Place, records: Collection[Mapping[str, Any]], model: str, *, wait_s: float
 ) -> str:
-    """Until orchestratord may use one of these workers of the place, which it then is.
+    """Until orchestratord may use one of these workers of `place`, which it then is.
 
     One that does not announce itself in time (it cannot reach us, or was told of another orchestratord) is added by
-    its URL. Raises TryLater after `wait_s`.
+    its URL. Raises WorkersEnded when none of them lives any more, TryLater after `wait_s`.
     """
     wanted = {str(record["worker_id"]) for record in records}
     began = time.monotonic()
+    look_at = began + _LOOK_AGAIN_S
     is_silent = place.tunnel is not None or all(_is_deaf(client, record) for record in records)
     add_at = began if is_silent else began + ANNOUNCE_WAIT_S
     while time.monotonic() < began + wait_s:
@@ -147,8 +151,30 @@ def await_known(
             add_at = time.monotonic() + _LOOK_AGAIN_S
             for record in records:
                 _add(client, str(record["url"]), place.tunnel)
+        if time.monotonic() >= look_at:
+            _check_alive(place, wanted, model)
+            look_at = time.monotonic() + _LOOK_AGAIN_S
         time.sleep(_POLL_S)
     raise TryLater(f"orchestratord at {client.url} does not see the worker {', '.join(sorted(wanted))} (llorch status)")
+
+
+class WorkersEnded(HostError):
+    """The workers that were waited for ended before orchestratord could use them."""
+
+
+def _check_alive(place: Place, wanted: Collection[str], model: str) -> None:
+    """Raises WorkersEnded when the pool lists none of the `wanted` workers; one that does not answer says nothing."""
+    try:
+        alive = ssh.run_interruptible(lambda: alive_at(place, model))
+    except LlorchError:
+        return
+    if not {str(record["worker_id"]) for record in alive}.intersection(wanted):
+        where = "" if place.target is None else f" --host {place.name}"
+        name = sorted(wanted)[0]
+        raise WorkersEnded(
+            f"{place.name}: {', '.join(sorted(wanted))} ended before it served {model} "
+            f"(why: llorch pool worker logs {name}{where})"
+        )
 
 
 def _is_deaf(client: Client, record: Mapping[str, Any]) -> bool:

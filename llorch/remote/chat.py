@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 from llorch.base.config import did_you_mean
-from llorch.base.errors import ContextLengthExceeded, LlorchError
+from llorch.base.errors import ContextLengthExceeded, LlorchError, Unreachable
 from llorch.host import interrupts
 from llorch.remote import terminal
 from llorch.remote.conversation import Conversation
@@ -26,8 +26,8 @@ _COMMANDS = ("/help", "/clear", "/bye")
 ReadLine = Callable[[str], str | None]
 
 
-def chat(talk: Conversation) -> int:
-    """Talk until the person leaves; 0."""
+def chat(talk: Conversation, prepare: Callable[[], None]) -> int:
+    """Talk until the person leaves; 0. `prepare` is called before each question: somebody must be there to answer."""
     _prepare_keyboard()
     terminal.tell(f"chat with {talk.model}; /help says how, /bye leaves")
     with interrupts.as_exit():
@@ -36,20 +36,26 @@ def chat(talk: Conversation) -> int:
                 talk.clear()
                 terminal.tell("the conversation begins anew")
             else:
-                _answer(talk, message)
+                _answer(talk, message, prepare)
     return 0
 
 
-def _answer(talk: Conversation, message: str) -> None:
+def _answer(talk: Conversation, message: str, prepare: Callable[[], None]) -> None:
     """One answer, or one line that says why there is none."""
     try:
+        prepare()
         reply = talk.ask(message, terminal.write)
     except KeyboardInterrupt:
         terminal.write("\n")
         terminal.tell("the answer was stopped")
         return
     except ContextLengthExceeded as error:
-        terminal.tell(f"{error.message} (/clear begins anew)")
+        hint = "/clear begins anew" if talk.has_turns else "say less, or give a smaller --max-tokens"
+        terminal.tell(f"{error.message} ({hint})")
+        return
+    except Unreachable as error:
+        terminal.write("\n")
+        terminal.tell(f"{error.message}; ask again, and it is looked for again")
         return
     except LlorchError as error:
         terminal.write("\n")
@@ -125,13 +131,19 @@ def _prepare_keyboard() -> None:
 
 
 def read_line(shown: str) -> str | None:
-    """One line of the keyboard; None at its end."""
-    if sys.stdout.isatty():
+    """One line of the keyboard; None at its end.
+
+    Without line editing input() is not used: it loses the end of a line that has a NUL (Ctrl-Space) in it.
+    """
+    if sys.stdout.isatty() and "readline" in sys.modules:
         try:
             return input(shown)
         except EOFError:
             print("", flush=True)
             return None
-    print(shown, end="", file=sys.stderr, flush=True)
+    screen = sys.stdout if sys.stdout.isatty() else sys.stderr
+    print(shown, end="", file=screen, flush=True)
     line = sys.stdin.readline()
-    return line.removesuffix("\n") if line else None
+    if not line:
+        print("", file=screen, flush=True)
+    return line.removesuffix("\n").replace("\0", "") if line else None

@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from llorch.base import ids
 from llorch.base.errors import LlorchError
 from llorch.client.events import End, ErrorEvent, Loading, Queued, Started, Token
 from llorch.client.request import InferenceRequest
 from llorch.client.sync import Client
 from llorch.host import runtime
 from llorch.remote import terminal
+from llorch.remote.silence import Silence
 from llorch.wire.tasks import Placement
 
 
@@ -46,8 +48,18 @@ class Conversation:
         self.model = model
         self._system = [] if system is None else [{"role": "system", "content": system}]
         self._turns: list[dict[str, str]] = []
-        self._placement = None if worker_id is None else Placement(pin_worker=worker_id)
+        self._placement = _pinned(worker_id)
         self._max_tokens, self._temperature, self._seed = max_tokens, temperature, seed
+
+    @property
+    def has_turns(self) -> bool:
+        """Was anything answered yet?"""
+        return bool(self._turns)
+
+    def go_on_at(self, client: Client, worker_id: str | None) -> None:
+        """From now on ask this orchestratord, and only this worker if one is named."""
+        self._client = client
+        self._placement = _pinned(worker_id)
 
     def clear(self) -> None:
         """Begin anew; what --system said stays."""
@@ -63,9 +75,12 @@ class Conversation:
         first_token_s: float | None = None
         worker_id: str | None = None
         pieces: list[str] = []
+        silence = Silence(self._client, self.model)
         try:
-            with self._client.stream(self._request(text)) as events:
+            with self._client.stream(self._request(text)) as events, silence.watched():
                 for event in events:
+                    mid_line = write is not None and bool(pieces)
+                    silence.heard(is_loading=isinstance(event, Loading), is_mid_line=mid_line)
                     if isinstance(event, Token):
                         if ttft_s is None:
                             ttft_s, first_token_s = time.monotonic() - began, runtime.seconds_since_start()
@@ -96,7 +111,12 @@ class Conversation:
             temperature=self._temperature,
             seed=self._seed,
             placement=self._placement,
+            idempotency_key=ids.new_idempotency_key(),
         )
+
+
+def _pinned(worker_id: str | None) -> Placement | None:
+    return None if worker_id is None else Placement(pin_worker=worker_id)
 
 
 def _tell_waiting(event: Queued | Loading) -> None:

@@ -62,7 +62,7 @@ def init(arguments: argparse.Namespace) -> int:
 
 
 def _about_modes() -> str:
-    return "\n".join(["Who uses it?", *(f"  {name:<9} {about}" for name, about in MODES.items())])
+    return "\n".join([*(f"  {name:<9} {about}" for name, about in MODES.items()), "Who uses it?"])
 
 
 def _can_ask(arguments: argparse.Namespace) -> bool:

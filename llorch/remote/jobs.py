@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from llorch.base import ids
 from llorch.base.errors import UsageError
 from llorch.client.request import InferenceRequest
 from llorch.remote import orchestrator, prompt, terminal
@@ -50,7 +51,7 @@ def submit(arguments: argparse.Namespace) -> int:
         deadline_ms=arguments.deadline_ms,
         timeout_ms=arguments.timeout_ms,
         placement=Placement(pin_worker=arguments.worker, pin_pool=arguments.pool) if pinned else None,
-        idempotency_key=arguments.idempotency_key,
+        idempotency_key=arguments.idempotency_key or ids.new_idempotency_key(),
     )
     client = orchestrator.connect(arguments)
     if arguments.detach:

@@ -93,7 +93,10 @@ class Preparation:
         offers = list(ssh.run_interruptible(lambda: survey.ask(found, self.name)))
         for offer in (offer for offer in offers if offer.workers):
             if records := list(ssh.run_interruptible(partial(bringing.alive_at, offer.place, offer.model))):
-                return self._join(offer, records)
+                try:
+                    return self._join(offer, records)
+                except bringing.WorkersEnded as error:
+                    terminal.tell(error.message)
         return self._start(survey.choose(offers))
 
     def _served_meanwhile(self) -> Way | None:

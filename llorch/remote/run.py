@@ -11,10 +11,12 @@ import os
 import sys
 
 from llorch.base import config
-from llorch.base.errors import InvalidRequest, ModelNotFound, UsageError
+from llorch.base.addresses import is_loopback
+from llorch.base.errors import InvalidRequest, ModelNotFound, Unreachable, UsageError
 from llorch.base.home import find_home
 from llorch.client.endpoint import configured_url, read_key
 from llorch.client.events import End
+from llorch.client.request import InferenceRequest
 from llorch.client.sync import Client
 from llorch.host import interrupts
 from llorch.remote import own_orchestratord, prompt, served, terminal
@@ -22,6 +24,7 @@ from llorch.remote.answer import CANCELLED, figures
 from llorch.remote.conversation import Conversation, Reply
 from llorch.remote.served import Way
 from llorch.wire.catalog import Catalog, id_from_repo, parse_catalog
+from llorch.wire.tasks import parse_task
 
 
 def run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +49,7 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """The chat or the one answer. JSON: {model, text, stop_reason, tokens_out, …, warm, first_token_s}."""
+    _check_sampling(arguments)
     question = _question(arguments)
     if question is None and arguments.json:
         raise UsageError("--json is for one answer: give a prompt, as an argument or through a pipe")
@@ -63,7 +67,41 @@ def run(arguments: argparse.Namespace) -> int:
         return _answer(talk, way, question, arguments)
     from llorch.remote import chat
 
-    return chat.chat(talk)
+    def prepare() -> None:
+        nonlocal way
+        if not _is_there(way, arguments):
+            way = _find_way(arguments)
+            talk.go_on_at(way.client, way.worker_id)
+
+    return chat.chat(talk, prepare)
+
+
+def _is_there(way: Way, arguments: argparse.Namespace) -> bool:
+    """Is the way still good? Our own orchestratord must be the one that we found: after its end its port is anybody's.
+
+    One on another machine may be bringing the worker back itself, and is left to it.
+    """
+    if configured_url(os.environ, arguments.orchestrator) is None:
+        running = own_orchestratord.find(os.environ)
+        if running is None or running.url != way.client.url:
+            return False
+    elif not is_loopback(way.client.endpoint.host):
+        return True
+    try:
+        there = served.ready(way.client, way.model)
+    except Unreachable:
+        return False
+    return bool(there) if way.worker_id is None else way.worker_id in there
+
+
+def _check_sampling(arguments: argparse.Namespace) -> None:
+    """What orchestratord would refuse is refused before anything is brought or started. Raises UsageError."""
+    _size_bytes(arguments.system or "", "--system")
+    given = {"max_tokens": arguments.max_tokens, "temperature": arguments.temperature, "seed": arguments.seed}
+    try:
+        parse_task(InferenceRequest(prompt="?", **given).to_body())
+    except InvalidRequest as error:
+        raise UsageError("--" + error.message.replace("max_tokens", "max-tokens")) from None
 
 
 def _question(arguments: argparse.Namespace) -> str | None:
@@ -76,9 +114,16 @@ def _question(arguments: argparse.Namespace) -> str | None:
         return None
     if not text.strip():
         raise UsageError("the prompt is empty")
-    if len(text.encode("utf-8", "replace")) > prompt.PROMPT_SIZE_MAX:
+    if _size_bytes(text, "the prompt") > prompt.PROMPT_SIZE_MAX:
         raise UsageError(f"the prompt has more than {prompt.PROMPT_SIZE_MAX} bytes")
     return text
+
+
+def _size_bytes(text: str, name: str) -> int:
+    try:
+        return len(text.encode("utf-8"))
+    except UnicodeEncodeError:
+        raise UsageError(f"{name} is not UTF-8") from None
 
 
 def _answer(talk: Conversation, way: Way, question: str, arguments: argparse.Namespace) -> int:

@@ -188,7 +188,10 @@ def _refusal(offers: Sequence[Offer]) -> str:
         for name, size in _SMALLER.items()
         if size + _RUNTIME_BYTES <= room and size <= disk and name not in known
     ]
-    advice = f"what would fit: {', '.join(smaller)}" if smaller else "stop other workers or programs, or add a pool"
+    more = "stop other workers or programs, or add a pool"
+    if any(offer.disk_lacks_bytes for offer in offers):
+        more = "free some disk (llorch-pool models delete ID), or add a pool"
+    advice = f"what would fit: {', '.join(smaller)}" if smaller else more
     return f"model '{offers[0].model}' does not fit: {reasons}; {advice}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -45,6 +45,8 @@ class Script:
     hold_open: bool = False  # never send the terminal frame
     post_answer: tuple[int, dict[str, Any]] | None = None
     raw_answer: tuple[int, bytes] | None = None
+    on_post: Callable[[int], None] | None = None  # called with the number of the job's POST before its answer
+    posts: int = 0
     slice_bytes: int = 0
     frames: list[tuple[int | None, bytes]] = field(default_factory=frames)
     requests: list[tuple[str, str, dict[str, str], bytes]] = field(default_factory=list)
@@ -89,6 +91,9 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/execute":
             self._events(0)
         else:
+            self.script.posts += 1
+            if self.script.on_post is not None:
+                self.script.on_post(self.script.posts)
             answer = {"job_id": JOB, "status": "queued", "queue_position": 0, "events_url": f"/v2/tasks/{JOB}/events"}
             self._json(202, answer)
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -211,6 +214,22 @@ def test_closing_an_unread_async_stream_cancels_the_job(server: Scripted) -> Non
 
     asyncio.run(run())
     assert [path for _, path, _, _ in server.script.requests] == [f"/v2/tasks/{JOB}/cancel"]
+
+
+def test_ctrl_c_before_the_id_is_known_cancels_the_job(server: Scripted) -> None:
+    """The 202 never comes: the job is found again by its idempotency key, and cancelled."""
+
+    def press(number: int) -> None:
+        if number == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+            server.script.released.wait(20)
+
+    server.script.on_post = press
+    with pytest.raises(KeyboardInterrupt):
+        Client(server.url).stream(replace(REQUEST, idempotency_key="once"))
+    assert server.script.cancelled.is_set()
+    bodies = [json.loads(body) for _, path, _, body in server.script.requests if path == "/v2/tasks"]
+    assert [body["idempotency_key"] for body in bodies] == ["once", "once"]
 
 
 def test_a_finished_stream_is_not_cancelled(server: Scripted) -> None:

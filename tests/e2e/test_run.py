@@ -179,6 +179,7 @@ def test_a_taken_port_is_no_obstacle_unless_it_was_chosen(evening: Evening) -> N
         (["nobody/nothing", "Hi"], 4, "no repository nobody/nothing"),
         (["demo@main", "Hi"], 2, "models download demo@main"),
         (["demo", " "], 2, "empty"),
+        (["demo", "Hi", "--max-tokens", "0"], 2, "--max-tokens: must be between"),
         (["demo", "Hi", "--temprature", "1"], 2, "did you mean '--temperature'?"),
         (["demo", "Hi", "--orchestrator", "http://127.0.0.1:9"], 5, "does not answer"),
     ],
@@ -229,7 +230,9 @@ class Keyboard:
     def type(self, text: str) -> None:
         """Press keys once somebody waits for them: Python forgets a Ctrl-C between showing a prompt and waiting."""
         launched = psutil.Process(self.pid)
-        program = (launched.children() or [launched])[0]  # the onefile is a launcher and its child
+        words = launched.cmdline()  # the onefile is a launcher and its child; a daemon is a child, too, or its remains
+        living = [child for child in launched.children() if child.status() != psutil.STATUS_ZOMBIE]
+        program = next((child for child in living if child.cmdline() == words), launched)
         until(lambda: program.status() == psutil.STATUS_SLEEPING, "the program waits for a key")
         os.write(self.fd, text.encode())
 
@@ -288,6 +291,48 @@ def test_a_chat_on_a_terminal(evening: Evening) -> None:
     chat.expect(">>> ")
     chat.type("\x04")
     assert chat.wait() == 0
+
+
+def test_a_chat_mends_itself(evening: Evening) -> None:
+    """What ends between two questions is started by the next; what ends in mid-answer is told, and can be left."""
+    chat = Keyboard(evening, ["demo", "--max-tokens", "16"])
+    chat.expect(">>> ")
+    [worker] = evening.workers
+    os.kill(worker["pid"], signal.SIGKILL)
+    os.kill(evening.record["pid"], signal.SIGKILL)
+    chat.type("Once\n")
+    chat.expect("orchestratord started")
+    assert "--max-tokens" in chat.expect(">>> ")
+    [worker] = [row for row in evening.workers if row["worker_id"] != worker["worker_id"]]
+    os.kill(worker["pid"], signal.SIGSTOP)
+    chat.type("upon\n")
+    tasks = str(evening.record["url"])
+    until(lambda: call(tasks, "GET", "/v2/tasks").json["tasks"][0]["status"] == "running", "it is asked")
+    os.kill(worker["pid"], signal.SIGKILL)
+    chat.expect("no worker serves demo any more")
+    chat.type("\x03")
+    chat.expect(">>> ")
+    chat.type("upon\n")
+    assert "starting a worker" in chat.expect(">>> ")
+    chat.type("\x04")
+    assert chat.wait() == 0
+
+
+def test_a_worker_that_dies_while_it_loads_is_not_waited_for(evening: Evening) -> None:
+    """The next is started within seconds, and where the log of the dead one is shown is said."""
+    argv = [*program("llorch-pool"), "worker", "spawn", "cpu", "--model", "demo", "--no-wait"]
+    subprocess.run(argv, env=evening.env, check=True, capture_output=True, timeout=TIMEOUT_S)
+    [stuck] = evening.workers
+    os.kill(stuck["pid"], signal.SIGSTOP)
+    running = evening.popen("demo", "Once")
+    assert running.stderr is not None
+    while b"waiting for it" not in (line := running.stderr.readline()):
+        assert line, "it ended early"
+    os.kill(stuck["pid"], signal.SIGKILL)
+    began = time.monotonic()
+    _, err = running.communicate(timeout=TIMEOUT_S)
+    assert running.returncode == 0 and f"worker logs {stuck['worker_id']}".encode() in err, err
+    assert time.monotonic() - began < 30
 
 
 def test_ctrl_c_at_the_prompt_leaves(evening: Evening) -> None:

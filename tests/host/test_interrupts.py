@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -58,3 +60,25 @@ def test_a_second_press_counts() -> None:
                 raised += 1
             signal.sigtimedwait([], 0.15)
     assert raised == 2
+
+
+LATE = """
+import os, signal, sys
+from llorch.host import interrupts
+
+class Late:
+    def __del__(self, kill=os.kill, pid=os.getpid(), number=signal.SIGINT):
+        kill(pid, number)
+
+late = Late()
+interrupts.count_presses_once()
+{last}
+sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize(("last", "code"), [("interrupts.ignore_presses()", 130), ("", -signal.SIGINT)])
+def test_an_echo_while_python_tidies_up_does_not_kill(last: str, code: int) -> None:
+    """Python gives up its handlers before its modules; the exit code must survive a Ctrl-C that arrives then."""
+    ran = subprocess.run([sys.executable, "-c", LATE.format(last=last)], timeout=30, check=False)
+    assert ran.returncode == code

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -111,3 +113,29 @@ def test_bad_files_are_refused(directory: Path) -> None:
     (directory / "tokenizer.json").unlink()
     with pytest.raises(InvalidModel, match=r"there is no tokenizer\.json"):
         Tokenizer(directory)
+
+
+def test_a_long_text_keeps_no_thread_waiting(directory: Path) -> None:
+    """While megabytes are encoded the others go on, or a worker would miss its heartbeats; the ids are the same."""
+    tokenizer = Tokenizer(directory)
+    text = "once upon a time\n" * 60_000
+    waits: list[float] = []
+    done = threading.Event()
+
+    def beat() -> None:
+        last = time.monotonic()
+        while not done.wait(0.01):
+            now = time.monotonic()
+            waits.append(now - last)
+            last = now
+
+    beating = threading.Thread(target=beat)
+    beating.start()
+    began = time.monotonic()
+    ids = tokenizer.encode_segments([(text, SegmentKind.CONTENT)])
+    took_s = time.monotonic() - began
+    done.set()
+    beating.join()
+    assert max(waits) < max(0.5, took_s / 2)
+    short = text[: 8 << 10]
+    assert ids[:200] == tokenizer.encode_segments([(short, SegmentKind.CONTENT)])[:200]

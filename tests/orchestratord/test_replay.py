@@ -369,6 +369,7 @@ ARRIVALS = [{"model": "demo", "per_minute": 5, "tokens_out": 10}]
         ({"workers": WORKERS, "arrivals": [{**ARRIVALS[0], "per_minute": True}]}, r"per_minute: expected a number"),
         ({"workers": "two", "arrivals": ARRIVALS}, r"at least one \[\[workers\]\] table"),
         ({"workers": [{**WORKERS[0], "count": 9_999}] * 2, "arrivals": ARRIVALS}, r"at most 10000 can be simulated"),
+        ({"workers": [{**WORKERS[0], "count": 10_000}] * 9_999, "arrivals": ARRIVALS}, r"99990000 workers; at most"),
     ],
 )
 def test_a_bad_fleet_file_is_refused(data: dict[str, Any], message: str) -> None:

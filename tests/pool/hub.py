@@ -59,6 +59,7 @@ class Hub:
     claim_bytes: int | None = None  # state this size for the weights
     corrupt: int = 0  # serve so many file bodies with wrong bytes
     token: str | None = None  # accepted for gated repositories
+    info: bytes | None = None  # answered, with 200, to whoever asks what a repository holds
     licence: str | None = None  # stated for every repository
     hold: threading.Event | None = None  # the body of the weights waits for it after its first half
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)  # method, path, Range
@@ -106,6 +107,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _info(self, name: str, revision: str | None) -> None:
         repository = self._repository(name, revision)
         if repository is None:
+            return
+        if self.hub.info is not None:
+            self._send(200, self.hub.info, {"Content-Type": "application/json"})
             return
         siblings = []
         for path, data in repository.files().items():

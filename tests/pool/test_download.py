@@ -175,6 +175,24 @@ def test_offline_is_one_clear_line(pool: Pool) -> None:
     assert "http://127.0.0.1:9 does not answer" in ran.err
 
 
+@pytest.mark.parametrize(
+    "info",
+    [
+        b"<html>Welcome to our hotel</html>",
+        b"[]",
+        b"{}",
+        b'{"id": "a", "siblings": 5}',
+        b'{"id": "a", "sha": "0", "siblings": [{"rfilename": "m.safetensors", "size": "x", "blobId": "0"}]}',
+    ],
+)
+def test_an_answer_that_is_no_hubs_is_one_clear_line(pool: Pool, hub: Hub, info: bytes) -> None:
+    """A login page of the network, or another server: no traceback, and a hint what may be wrong."""
+    hub.info = info
+    ran = pool.run("models", "download", "qwen-0.5b")
+    assert ran.code == 1 and len(ran.err.splitlines()) == 1
+    assert "does not answer as a hub" in ran.err and "HF_ENDPOINT" in ran.err
+
+
 def test_two_downloads_at_once_fetch_everything_once(pool: Pool, hub: Hub) -> None:
     """The second waits, says so, and finds the model there."""
     hub.hold = threading.Event()

@@ -35,6 +35,8 @@ def test_two_workers_side_by_side(cluster: Cluster) -> None:
         assert row["ttft_ms"] > 0 and row["tokens_per_s"] > 0 and 0 < row["tokens_out"] <= 32
     shown = llorch("bench", *flags, "--rounds", "1", "--max-tokens", "4", env=env)
     assert shown.out.startswith("WORKER") and len(shown.out.splitlines()) == 3 and "medians of 1 rounds" in shown.err
+    failed = llorch("bench", *flags, "--rounds", "1", "--max-tokens", "99999", env=env)
+    assert failed.code == 1 and "exceed the context" in failed.err and "the same" not in failed.err
     gone = llorch("bench", "--worker", f"127.0.0.1:{free_port()}", env=env)
     assert gone.code == 5 and gone.out == ""
     assert llorch("bench", *flags, "--rounds", "0", env=env).code == 2

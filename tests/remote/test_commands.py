@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from llorch.host.targets import find_target
 from llorch.remote import main as remote
 from llorch.remote import orchestrator, pools, terminal
 from llorch.remote.main import COMMANDS
+from tests.daemons import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -157,3 +160,22 @@ def test_model_text_cannot_command_the_terminal(
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     terminal.write(text)
     assert capsys.readouterr().out == "a\ufffd]0;x\ufffdb\tc\nä\ufffd1m"
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ([b"jobs", b"show", b"\xff"], "not UTF-8"),
+        ([b"run", b"demo", b"\xff", b"--orchestrator", b"http://127.0.0.1:9"], "not UTF-8"),
+        ([b"run", b"demo", b"hi", b"--system", b"\xff"], "--system is not UTF-8"),
+        ([b"jobs", b"submit", b"--prompt", b"hi", b"--model", b"\xff"], "not UTF-8"),
+        ([b"bench", b"--worker", b"\xff:1"], "is not a URL"),
+        ([b"jobs", b"list", b"--orchestrator", b"http://a..b:1"], "is not a URL"),
+        ([b"jobs", b"list", b"--orchestrator", b"http://" + 64 * b"a"], "is not a URL"),
+    ],
+)
+def test_bytes_that_are_no_text_are_one_line(words: list[bytes], hint: str) -> None:
+    """Exit code 2 and no traceback, whatever a shell may pass on."""
+    ran = subprocess.run([sys.executable, "-m", "llorch", *words], cwd=ROOT, capture_output=True, check=False)
+    said = ran.stderr.decode()
+    assert ran.returncode == 2 and len(said.splitlines()) == 1 and hint in said, said

@@ -55,6 +55,12 @@ def test_a_refusal_says_where_how_much_and_what_instead() -> None:
     assert "what would fit: qwen-0.5b" in error.value.message and "mistral" not in error.value.message
 
 
+def test_a_full_disk_is_not_mended_by_stopping_workers() -> None:
+    """Where disk is missing, the advice is about disk."""
+    with pytest.raises(InsufficientMemory, match="free some disk"):
+        choose([offer("b", cpu(GB, 9 * GB), is_here=False, size=14 * GB, disk=2)])
+
+
 def test_a_size_known_elsewhere_counts() -> None:
     """A pool that lacks the model learns its size from one that has it."""
     sized = offer("b", cpu(None, GB), is_here=False, size=0).sized(2 * GB)
