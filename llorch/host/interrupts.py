@@ -10,7 +10,7 @@ from types import FrameType
 
 _ENDINGS = (signal.SIGTERM, signal.SIGHUP)
 _FROM_TERMINALS = (signal.SIGINT, signal.SIGHUP)
-_ECHO_S = 0.1
+_ECHO_S = 0.04
 
 Handler = Callable[[int, FrameType | None], None]
 
@@ -22,7 +22,7 @@ class Presses:
         self._heard_at: dict[int, float] = {}
 
     def is_echo(self, number: int) -> bool:
-        """Did a terminal send the same less than a tenth of a second ago? Nobody presses a key twice in that."""
+        """Did a terminal send the same a moment ago? Nobody presses a key twice in that."""
         if number not in _FROM_TERMINALS:
             return False
         now = time.monotonic()
