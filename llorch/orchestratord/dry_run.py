@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,18 @@ from llorch.orchestratord.settings import SECTION
 WRONG = 2
 
 
+@dataclass(frozen=True, slots=True)
+class _Findings:
+    """What came of the comparison; `masked` names keys that the file sets in vain, and what holds over it."""
+
+    path: Path
+    is_running: bool
+    changed: list[Difference]
+    masked: list[tuple[str, str]]
+    problems: list[Problem]
+    lines: Mapping[Key, int]
+
+
 def run(flags: argparse.Namespace, env: Mapping[str, str]) -> int:
     """Compare, and print; the exit code: 2 when the file could not be used. Raises LlorchError."""
     started = configuration.given(flags, env)
@@ -34,12 +46,18 @@ def run(flags: argparse.Namespace, env: Mapping[str, str]) -> int:
     found = configuration.understood(text, started, problems)
     lines = lines_of(text) if not any(problem.key == config.WHOLE_FILE for problem in problems.found) else {}
     before = _defaults() if holds is None else holds.values
-    changed = [] if problems.found else differences(before, found.plain())
-    masked = [] if problems.found else _masked(found)
+    findings = _Findings(
+        started.path,
+        is_running=holds is not None,
+        changed=[] if problems.found else differences(before, found.plain()),
+        masked=[] if problems.found else _masked(found),
+        problems=problems.found,
+        lines=lines,
+    )
     if flags.json:
-        _print_json(started.path, holds is not None, changed, masked, problems.found, lines)
+        _print_json(findings)
     else:
-        _print(started.path, holds is not None, changed, masked, problems.found, lines)
+        _print(findings)
     return WRONG if problems.found else 0
 
 
@@ -83,47 +101,35 @@ def as_json(problem: Problem, lines: Mapping[Key, int]) -> dict[str, object]:
     return {"key": key, "line": line_of(lines, problem.key), "message": problem.message}
 
 
-def _print_json(
-    path: Path,
-    is_running: bool,
-    changed: list[Difference],
-    masked: list[tuple[str, str]],
-    problems: list[Problem],
-    lines: Mapping[Key, int],
-) -> None:
-    rows = [{"name": row.name, "before": row.before, "after": row.after, "when": row.change.value} for row in changed]
+def _print_json(found: _Findings) -> None:
+    rows = [
+        {"name": row.name, "before": row.before, "after": row.after, "when": row.change.value} for row in found.changed
+    ]
     body = {
-        "file": str(path),
-        "running": is_running,
+        "file": str(found.path),
+        "running": found.is_running,
         "changes": rows,
-        "overridden": [{"name": key, "by": by} for key, by in masked],
-        "problems": [as_json(problem, lines) for problem in problems],
+        "overridden": [{"name": key, "by": by} for key, by in found.masked],
+        "problems": [as_json(problem, found.lines) for problem in found.problems],
     }
     sys.stdout.write(json.dumps(body, default=str) + "\n")
 
 
-def _print(
-    path: Path,
-    is_running: bool,
-    changed: list[Difference],
-    masked: list[tuple[str, str]],
-    problems: list[Problem],
-    lines: Mapping[Key, int],
-) -> None:
-    for problem in problems:
-        sys.stderr.write(shown(problem, path, lines) + "\n")
-    if problems:
+def _print(found: _Findings) -> None:
+    for problem in found.problems:
+        sys.stderr.write(shown(problem, found.path, found.lines) + "\n")
+    if found.problems:
         sys.stderr.write("nothing would change: such a file is refused\n")
         return
-    if not is_running:
+    if not found.is_running:
         sys.stdout.write("no orchestratord runs on this state directory; this is other than the defaults:\n")
-    width = max((len(row.name) for row in changed), default=0)
-    for row in changed:
-        when = "" if not is_running else "restart  " if row.change is Change.RESTART else "live     "
+    width = max((len(row.name) for row in found.changed), default=0)
+    for row in found.changed:
+        when = "" if not found.is_running else "restart  " if row.change is Change.RESTART else "live     "
         sys.stdout.write(f"{when}{row.name:<{width}}  {_words(row)}\n")
-    for key, by in masked:
+    for key, by in found.masked:
         sys.stdout.write(f"ignored  {key}: {by} holds over the file\n")
-    if not changed:
+    if not found.changed:
         sys.stdout.write("nothing would change\n")
 
 
