@@ -7,7 +7,6 @@ number, or the last of a pinned one. When another of its model fails before the 
 
 from __future__ import annotations
 
-from collections import Counter
 from functools import partial
 
 from llorch.base.ids import ModelId
@@ -49,24 +48,16 @@ def _look_at(state: State, tenancy: Tenancy) -> None:
         since = tenancy.since if worker is None else max(tenancy.since, worker.lease_until)
         if state.now >= since + settings.announce_limit_s:
             condemn(state, tenancy, StopCause.STRAY)
-    elif not tenancy.announced or spared(state, tenancy, worker) is not None or not _idle(state, worker):
+    elif not tenancy.announced or not _dispensable(state, tenancy, worker) or not _idle(state, worker):
         return
     elif state.now >= max(worker.used_at, tenancy.since) + limits.ttl_s:
         condemn(state, tenancy, StopCause.IDLE)
 
 
-def spared(state: State, tenancy: Tenancy, worker: Worker) -> str | None:
-    """Why this worker of ours has to stay, be it idle or not; None: it may go."""
-    limits = state.book.limits_of(tenancy.model)
-    if tenancy.condemned or tenancy.phase is not Phase.LIVE or worker.state is not WorkerState.READY:
-        return "it is going already"
-    if not state.book.is_ours(tenancy.worker_id):
-        return "it was not loaded on demand"
-    if _spare(state, tenancy.model) <= 0:
-        return (
-            "it is the last of a pinned model" if limits.kept > limits.replicas_min else "it is one of the least number"
-        )
-    return None
+def _dispensable(state: State, tenancy: Tenancy, worker: Worker) -> bool:
+    """It serves, was loaded on demand, and its model is served by more than are always kept; idle or not."""
+    serves = tenancy.phase is Phase.LIVE and not tenancy.condemned and worker.state is WorkerState.READY
+    return serves and state.book.is_ours(tenancy.worker_id) and _spare(state, tenancy.model) > 0
 
 
 def _spare(state: State, model: ModelId) -> int:
@@ -164,7 +155,7 @@ def could_make_room(state: State, found: Offers) -> bool:
     """Some day the workers there will be idle, or have been there long enough: the want may hope."""
     for fit in found.crowded:
         room = state.book.free_bytes(fit.pool, fit.place.bank)
-        spare = Counter({model: _spare(state, model) for model in state.book.models})
+        spare: dict[ModelId, int] = {}
         for tenancy in state.book.on(fit.pool.id):
             if tenancy.bank == fit.place.bank and _may_go(state, tenancy, spare):
                 room += tenancy.need_bytes
@@ -184,18 +175,21 @@ def hopeful(state: State, shape: Shape) -> bool:
     return bool(found.fits or found.asleep or found.hopeful or could_make_room(state, found))
 
 
-def _may_go(state: State, tenancy: Tenancy, spare: Counter[ModelId]) -> bool:
-    """It may be evicted some day, is going already, or is silent: then it comes back or is stopped as a stray.
-
-    `spare`: how many more of each model may be evicted; one that may go is taken off.
-    """
+def _may_go(state: State, tenancy: Tenancy, spare: dict[ModelId, int]) -> bool:
+    """It may be evicted some day, is going already, or is silent: then it comes back or is stopped as a stray."""
     if tenancy.condemned or tenancy.phase is Phase.GONE:
         return True
     worker = state.fleet.workers.get(tenancy.worker_id)
     if worker is None or worker.state is WorkerState.LOST:
         return state.book.is_ours(tenancy.worker_id)
-    spare[tenancy.model] -= 1
-    return spared(state, tenancy, worker) is None and spare[tenancy.model] >= 0
+    return _dispensable(state, tenancy, worker) and _one_more(state, tenancy.model, spare)
+
+
+def _one_more(state: State, model: ModelId, spare: dict[ModelId, int]) -> bool:
+    """May another worker of the model go, too? `spare` is what is left when those asked about before are gone."""
+    left = spare.setdefault(model, _spare(state, model))
+    spare[model] = left - 1
+    return left > 0
 
 
 def _under_way(state: State, want: Want, found: Offers) -> bool:
@@ -213,7 +207,7 @@ def _evictable(state: State, waited_s: float, *, busy_too: bool) -> list[tuple[T
     found = []
     for tenancy in state.book.tenancies.values():
         worker = state.fleet.workers.get(tenancy.worker_id)
-        if worker is None or spared(state, tenancy, worker) is not None:
+        if worker is None or not _dispensable(state, tenancy, worker):
             continue
         if state.now < tenancy.since + settings.residency_min_s:
             continue
@@ -247,8 +241,7 @@ def _victims(state: State, fit: Fit, evictable: list[tuple[Tenancy, Worker]]) ->
         if room >= fit.need_bytes:
             break
         here = tenancy.pool == fit.pool.id and tenancy.bank == fit.place.bank
-        if here and spare.setdefault(tenancy.model, _spare(state, tenancy.model)) > 0:
-            spare[tenancy.model] -= 1
+        if here and _one_more(state, tenancy.model, spare):
             victims.append((tenancy, worker))
             room += tenancy.need_bytes
     return victims if room >= fit.need_bytes and victims else None
